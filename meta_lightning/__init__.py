@@ -1,0 +1,19 @@
+"""Few-shot and meta-learning on PyTorch Lightning."""
+
+from meta_lightning.algorithms import MAMLModule, MetaModule
+from meta_lightning.data import EpisodicDataModule
+from meta_lightning.errors import ConfigError, DivergedError
+from meta_lightning.types import EpisodeShape, Examples, Task
+from meta_lightning.version import __version__
+
+__all__ = [
+    "ConfigError",
+    "DivergedError",
+    "EpisodeShape",
+    "EpisodicDataModule",
+    "Examples",
+    "MAMLModule",
+    "MetaModule",
+    "Task",
+    "__version__",
+]

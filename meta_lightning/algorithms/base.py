@@ -1,0 +1,293 @@
+"""The abstract algorithm: everything about a meta-step that does not depend on the method."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from inspect import signature
+from typing import Any, Literal, cast
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from lightning_utilities.core.rank_zero import rank_zero_info
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from meta_lightning.errors import ConfigError, DivergedError
+from meta_lightning.functional import losses, norm
+from meta_lightning.functional.layers import make_exact
+from meta_lightning.functional.params import flatten, under, unflatten
+from meta_lightning.functional.tasks import Backend, count, map_tasks, mean_gradient
+from meta_lightning.types import Buffers, Examples, Metrics, Params, Task
+
+MetaStep = Callable[[Params, Buffers, Task, Tensor], tuple[Params, Buffers, Metrics]]
+
+
+class MetaModule(LightningModule, ABC):
+    """A meta-learning algorithm as a LightningModule.
+
+    A subclass supplies two pure functions of one task, `objective` and `curve`; this class maps them over tasks,
+    averages, reduces over processes, steps the outer optimizer once per meta-batch, evaluates and logs.
+
+    Args:
+        net: The model to meta-learn: any module from ``[examples, *shape]`` to ``[examples, out]``, unchanged but for
+            its batch-norm layers, which follow ``batch_norm``. Parameters that do not require a gradient stay fixed
+            in both loops.
+        optimizer: The outer optimizer.
+        lr_scheduler: Schedule of the outer rate, stepped once per meta-step.
+        loss: Averages over the examples of a task. ``auto`` takes cross-entropy for integer targets and mean squared
+            error for floats.
+        batch_norm: Where the statistics of a prediction come from, see `meta_lightning.functional.norm`.
+        task_loop: ``vmap`` or ``loop`` over the tasks of a meta-batch: the same gradient, another speed and memory.
+        task_chunk: How many tasks vmap takes at once; null for all.
+        compile: Compile the meta-step with `torch.compile`. Pays off for long runs of small nets.
+        grad_clip: Largest norm of the meta-gradient; null for no limit.
+        grad_clip_value: Largest size of each entry of the meta-gradient; null for no limit.
+
+    Raises:
+        ConfigError: If ``task_chunk`` is below 1.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        *,
+        optimizer: OptimizerCallable = lambda parameters: torch.optim.Adam(parameters, lr=1e-3),
+        lr_scheduler: LRSchedulerCallable | None = None,
+        loss: losses.LossName | losses.Loss = "auto",
+        batch_norm: norm.Protocol = "transductive",
+        task_loop: Literal["vmap", "loop"] = "vmap",
+        task_chunk: int | None = None,
+        compile: bool = False,
+        grad_clip: float | None = None,
+        grad_clip_value: float | None = None,
+    ) -> None:
+        super().__init__()
+        if task_chunk is not None and task_chunk < 1:
+            raise ConfigError(f"model.task_chunk is {task_chunk}; expected 1 or more, or null for all tasks at once")
+        self.automatic_optimization = False
+        self.net = net
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.loss = loss
+        self.batch_norm: norm.Protocol = batch_norm
+        self.backend = Backend(task_loop, task_chunk)
+        self.grad_clip = grad_clip
+        self.grad_clip_value = grad_clip_value
+        self._step_seed = torch.initial_seed()
+        self._run_meta_step: MetaStep = torch.compile(self.meta_step, fullgraph=True) if compile else self.meta_step
+        self._adopt_norms()
+
+    def _adopt_norms(self) -> None:
+        make_exact(self.net)
+        converted, frozen = norm.use_episode_statistics(self.net)
+        if converted:
+            rank_zero_info(f"batch norm: {', '.join(converted)} now use(s) episode statistics, {self.batch_norm}")
+        if frozen:
+            rank_zero_info(f"batch norm: {', '.join(frozen)} frozen, keep(s) running statistics")
+
+    @abstractmethod
+    def objective(self, params: Params, buffers: Buffers, task: Task, step: Tensor) -> tuple[Tensor, Any]:
+        """The scalar whose gradient in ``params`` is this task's meta-gradient.
+
+        Pure: it must run under `torch.func.vmap`, `torch.func.grad` and `torch.compile`. A method whose meta-gradient
+        is no derivative states it as one by stopping gradients (``sum(params * gradient.detach())``).
+
+        Args:
+            params: What is meta-learned, named as in ``named_parameters()``.
+            buffers: What is carried, named as in ``named_buffers()``.
+            task: One episode.
+            step: The number of the meta-step, a scalar tensor.
+
+        Returns:
+            The scalar, and a pair: the buffers that change (averaged over tasks) and the metrics to log
+            (see `figures`).
+        """
+
+    @abstractmethod
+    def curve(self, params: Params, buffers: Buffers, task: Task) -> Tensor:
+        """Predictions for the queries of one task after 0, 1, ... adaptation steps of evaluation.
+
+        Args:
+            params: What is meta-learned.
+            buffers: What is carried.
+            task: One episode; the targets of its queries are not to be used.
+
+        Returns:
+            ``[steps + 1, queries, out]``.
+        """
+
+    # ---- for the subclasses ----------------------------------------------------------------------------------------
+
+    def support_loss(self, net_params: Params, support: Examples) -> Tensor:
+        """The net's loss on support examples, with the statistics of that batch."""
+        return self.loss_of(functional_call(self.net, net_params, (support.x,)), support.y)
+
+    def predict(self, net_params: Params, task: Task) -> Tensor:
+        """The net's predictions for the queries under ``batch_norm``, ``[queries, out]``."""
+        batched = self.backend.loop == "vmap"
+        return norm.predict(self.net, net_params, task.support.x, task.query.x, self.batch_norm, batched=batched)
+
+    def loss_of(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        """The mean loss over examples, a scalar."""
+        return losses.resolve(self.loss, targets)(predictions, targets)
+
+    def figures(self, predictions: Tensor, targets: Tensor) -> Metrics:
+        """The loss and the metric of predictions ``[examples, out]``: what training logs."""
+        return {
+            "loss": self.loss_of(predictions, targets),
+            losses.metric_name(targets): losses.metric(predictions, targets),
+        }
+
+    # ---- the meta-step ---------------------------------------------------------------------------------------------
+
+    def learnable(self) -> Params:
+        """The parameters that the outer loop learns, detached."""
+        return {name: param.detach() for name, param in self.named_parameters() if param.requires_grad}
+
+    def meta_step(self, params: Params, buffers: Buffers, tasks: Task, step: Tensor) -> tuple[Params, Buffers, Metrics]:
+        """The meta-gradient of a meta-batch: pure, and the unit that is compiled, timed and tested.
+
+        Args:
+            params: What is meta-learned, detached.
+            buffers: What is carried.
+            tasks: A meta-batch, ``[tasks, ...]``.
+            step: The number of the meta-step, a scalar tensor.
+
+        Returns:
+            The gradient of the mean over tasks; the buffers that changed, averaged over tasks; metrics ``[tasks]``.
+        """
+        grads, (carried, metrics) = mean_gradient(
+            lambda trial, task: self.objective(trial, buffers, task, step), params, tasks, self.backend
+        )
+        changed = {name: value.mean(0) if value.is_floating_point() else value[0] for name, value in carried.items()}
+        return grads, changed, metrics
+
+    def training_step(self, tasks: Task, batch_idx: int) -> None:
+        """One meta-step: gradient, reduction over processes, finite check, outer update, logging."""
+        # Dropout draws from here; with the step in the seed, a resumed run draws what the uninterrupted one drew.
+        torch.manual_seed(self._step_seed + 1_000_003 * self.global_step + self.global_rank)
+        interval = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by Lightning's connectors
+        log_now = (self.global_step + 1) % max(interval, 1) == 0
+        step = torch.tensor(self.global_step, device=self.device)
+        buffers = dict(self.named_buffers())
+        grads, changed, metrics = self._run_meta_step(self.learnable(), buffers, tasks, step)
+        figures = {f"train/{name}": values.mean() for name, values in metrics.items()}
+        if log_now:
+            figures |= self._before(tasks)
+        self._average_over_ranks([*grads.values(), *changed.values(), *figures.values()], tasks)
+        for name, value in changed.items():
+            buffers[name].copy_(value)
+        self._update(grads)
+        if log_now:
+            self.log("train/loss", figures.pop("train/loss"), prog_bar=True, batch_size=count(tasks))
+            self.log_dict(figures, batch_size=count(tasks))
+
+    def _average_over_ranks(self, tensors: list[Tensor], tasks: Task) -> None:
+        """Averages over processes, in place, in one collective; stops everybody where a value is not finite."""
+        flat = flatten(tensors)
+        if self.trainer.world_size > 1:
+            flat = cast(Tensor, self.trainer.strategy.reduce(flat, reduce_op="mean"))
+            for tensor, mean in zip(tensors, unflatten(flat, tensors), strict=True):
+                tensor.copy_(mean)
+        if not torch.isfinite(flat).all():
+            raise DivergedError(
+                f"meta-step {self.global_step}: the loss or the meta-gradient is not finite (tasks "
+                f"{tasks.index.tolist()}); the weights were left as they are. "
+                "Lower model.inner_lr or the optimizer's lr, or set model.grad_clip"
+            )
+
+    def _update(self, grads: Params) -> None:
+        optimizer = cast(LightningOptimizer, self.optimizers())
+        for name, param in self.named_parameters():
+            if name in grads:
+                param.grad = grads[name]
+        if self.grad_clip is not None:
+            self.clip_gradients(optimizer.optimizer, self.grad_clip, "norm")
+        if self.grad_clip_value is not None:
+            self.clip_gradients(optimizer.optimizer, self.grad_clip_value, "value")
+        optimizer.step()
+        optimizer.zero_grad()
+        scheduler = self.lr_schedulers()
+        if isinstance(scheduler, LRScheduler):
+            scheduler.step()
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The outer optimizer and its schedule, over the parameters that learn."""
+        optimizer = self.optimizer(param for param in self.parameters() if param.requires_grad)
+        if self.lr_scheduler is None:
+            return optimizer
+        scheduler = self.lr_scheduler(optimizer)
+        if isinstance(scheduler, ReduceLROnPlateau):
+            raise ConfigError(
+                "model.lr_scheduler is ReduceLROnPlateau, which needs a metric; expected a schedule of "
+                "the meta-step, for example torch.optim.lr_scheduler.CosineAnnealingLR"
+            )
+        return [optimizer], [scheduler]
+
+    def settings(self) -> dict[str, bool | int | float | str]:
+        """The plain settings of this algorithm by name: what a checkpoint remembers for comparison."""
+        names = {*signature(type(self).__init__).parameters, *signature(MetaModule.__init__).parameters}
+        values = {name: getattr(self, name, None) for name in sorted(names)}
+        return {name: value for name, value in values.items() if isinstance(value, bool | int | float | str)}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the settings."""
+        checkpoint["settings"] = self.settings()
+
+    # ---- evaluation ------------------------------------------------------------------------------------------------
+
+    def evaluate(self, tasks: Task) -> Metrics:
+        """Adapts to each task and measures it on its queries after 0, 1, ... steps.
+
+        Args:
+            tasks: A meta-batch, ``[tasks, ...]``.
+
+        Returns:
+            ``index`` ``[tasks]``; ``loss``, and ``accuracy`` or ``mse``, ``[tasks, steps + 1]``.
+        """
+        params, buffers = self.learnable(), dict(self.named_buffers())
+
+        def one(task: Task) -> tuple[Tensor, Tensor]:
+            curve = self.curve(params, buffers, task)
+            return torch.stack([self.loss_of(at, task.query.y) for at in curve]), losses.metric(curve, task.query.y)
+
+        loss, metric = map_tasks(one, tasks, self.backend)
+        return {"index": tasks.index, "loss": loss, losses.metric_name(tasks.query.y): metric}
+
+    def _before(self, tasks: Task) -> Metrics:
+        """Loss and metric on the queries of a training meta-batch before adaptation, averaged over tasks."""
+        net_params = under(self.learnable(), "net.")
+
+        def one(task: Task) -> Metrics:
+            return self.figures(self.predict(net_params, task), task.query.y)
+
+        figures = map_tasks(one, tasks, self.backend)
+        return {f"train/{name}_before": values.mean() for name, values in figures.items()}
+
+    def _evaluation_step(self, tasks: Task, stage: str) -> Metrics:
+        results = self.evaluate(tasks)
+        for name, values in results.items():
+            if name == "index":
+                continue
+            for suffix, column in (("", -1), ("_before", 0)):
+                self.log(
+                    f"{stage}/{name}{suffix}",
+                    values[:, column].mean(),
+                    batch_size=count(tasks),
+                    sync_dist=True,
+                    on_step=False,
+                    on_epoch=True,
+                    prog_bar=stage == "val" and not suffix,
+                )
+        return results
+
+    def validation_step(self, tasks: Task, batch_idx: int) -> None:
+        """Logs ``val/...`` before and after adaptation."""
+        self._evaluation_step(tasks, "val")
+
+    def test_step(self, tasks: Task, batch_idx: int) -> Metrics:
+        """Logs ``test/...`` and hands the results of each task, see `evaluate`, to the callbacks."""
+        return self._evaluation_step(tasks, "test")

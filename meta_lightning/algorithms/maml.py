@@ -1,0 +1,77 @@
+"""Model-agnostic meta-learning (MAML) and its first-order approximation (FOMAML)."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from meta_lightning.algorithms.base import MetaModule
+from meta_lightning.errors import ConfigError
+from meta_lightning.functional.adapt import adapt
+from meta_lightning.functional.params import under
+from meta_lightning.functional.rules import sgd
+from meta_lightning.types import Buffers, Params, Task
+
+
+class MAMLModule(MetaModule):
+    """Finn, Abbeel & Levine, "Model-agnostic meta-learning for fast adaptation of deep networks", ICML 2017.
+
+    The inner loop takes ``inner_steps`` gradient steps on the support set (equation 1); the outer loop follows the
+    gradient of the query loss of the adapted parameters through all of them (algorithm 1, line 10).
+
+    Differences from the original code: the losses are means over examples, where the original sums over a task's
+    examples and divides by the shots, so its rate for N-way classification is N times larger here; the meta-batch is
+    averaged; batch-norm scales learn and are adapted too, not only the offsets.
+
+    Args:
+        net: The model to meta-learn.
+        inner_lr: Inner learning rate, times the gradient of the mean loss over the support set.
+        inner_steps: Adaptation steps in training.
+        eval_inner_steps: Adaptation steps in validation and test; null for ``inner_steps``.
+        first_order: Treat inner gradients as constants: FOMAML (section 5.2). Cheaper, and its memory does not grow
+            with ``inner_steps``.
+        **shared: The keys of `MetaModule`.
+
+    Raises:
+        ConfigError: If a number of steps is negative.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        inner_lr: float = 0.01,
+        inner_steps: int = 1,
+        eval_inner_steps: int | None = None,
+        first_order: bool = False,
+        **shared: Any,
+    ) -> None:
+        super().__init__(net, **shared)
+        self.inner_lr = inner_lr
+        self.inner_steps = inner_steps
+        self.eval_inner_steps = inner_steps if eval_inner_steps is None else eval_inner_steps
+        self.first_order = first_order
+        for key in ("inner_steps", "eval_inner_steps"):
+            if getattr(self, key) < 0:
+                raise ConfigError(f"model.{key} is {getattr(self, key)}; expected 0 or more")
+
+    def objective(self, params: Params, buffers: Buffers, task: Task, step: Tensor) -> tuple[Tensor, Any]:
+        """The query loss after adaptation."""
+        *_, adapted = self._adapt(params, task, self.inner_steps, first_order=self.first_order)
+        figures = self.figures(self.predict(adapted, task), task.query.y)
+        return figures["loss"], ({}, figures)
+
+    def curve(self, params: Params, buffers: Buffers, task: Task) -> Tensor:
+        """Predictions after 0 to ``eval_inner_steps`` steps."""
+        steps = self._adapt(params, task, self.eval_inner_steps, first_order=True)
+        return torch.stack([self.predict(adapted, task) for adapted in steps])
+
+    def _adapt(self, params: Params, task: Task, steps: int, *, first_order: bool) -> Iterator[Params]:
+        """The net's parameters after 0, 1, ... steps on the support set."""
+        initial = under(params, "net.")
+        yield initial
+
+        def loss(trial: Params, step: int) -> Tensor:
+            return self.support_loss(trial, task.support)
+
+        yield from adapt(loss, initial, sgd(), self.inner_lr, steps, first_order=first_order)

@@ -1,0 +1,7 @@
+"""What happens around training and evaluation."""
+
+from meta_lightning.callbacks.checkpoints import Checkpoints
+from meta_lightning.callbacks.progress import MetaStepProgress
+from meta_lightning.callbacks.report import TestReport
+
+__all__ = ["Checkpoints", "MetaStepProgress", "TestReport"]

@@ -1,0 +1,185 @@
+"""The command line: LightningCLI over algorithms and episodic data, with errors that mend."""
+
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentError, Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning_utilities.core.rank_zero import rank_zero_info
+from torch import nn
+
+from meta_lightning import algorithms, nets
+from meta_lightning.algorithms import MetaModule
+from meta_lightning.callbacks import Checkpoints, MetaStepProgress, TestReport
+from meta_lightning.data import EpisodicDataModule, Source, sources
+from meta_lightning.errors import ConfigError, DivergedError
+from meta_lightning.explain import explain
+from meta_lightning.runs import check_weights, differences, find_checkpoint, read_checkpoint, run_folder, version_number
+
+# What a config may name without a module, for messages; anybody's class may be named by its dotted path.
+_CLASSES = {
+    key: [name for name in package.__all__ if issubclass(getattr(package, name), kind) and name != kind.__name__]
+    for key, package, kind in (("model", algorithms, MetaModule), ("net", nets, nn.Module), ("source", sources, Source))
+}
+
+
+class _SaveConfig(SaveConfigCallback):
+    """Keeps ``config.yaml`` as the last `fit` of the run had it."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            super().setup(trainer, pl_module, stage)
+
+
+class MetaCLI(LightningCLI):
+    """``fit``, ``validate`` and ``test``; the command line beats the YAML, and both beat a checkpoint's memory."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's commands; the report replaces what ``verbose`` prints."""
+        own = {"model", "datamodule", "dataloaders", "train_dataloaders", "val_dataloaders"}
+        return {"fit": own, "validate": own, "test": own | {"verbose"}}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Our keys beside Lightning's."""
+        parser.add_lightning_class_args(Checkpoints, "checkpoint")
+        parser.add_argument("--untrained", type=bool, default=False, help="Evaluate the initialisation, no checkpoint.")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parses, with complaints cut down to what mends them.
+
+        Raises:
+            ConfigError: If the arguments or the config file do not fit.
+        """
+        try:
+            super().parse_arguments(parser, args)
+        except ArgumentError as error:
+            options = {action.dest for command in self._subcommand_parsers.values() for action in command._actions}
+            raise ConfigError(explain(str(error), options, _CLASSES)) from error
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning would let the checkpoint's hyper-parameters override the command line; here they never do."""
+
+    @property
+    def _settings(self) -> Namespace:
+        settings: Namespace = self.config[str(self.subcommand)]
+        return settings
+
+    def before_instantiate_classes(self) -> None:
+        """Fills in what follows from other keys, and finds the checkpoint."""
+        settings = self._settings
+        if settings.data.seed is None:
+            settings.data.seed = settings.seed_everything
+        _link_ways(settings)
+        if settings.trainer.enable_progress_bar is not False and "ProgressBar" not in str(settings.trainer.callbacks):
+            self.trainer_defaults["callbacks"].append(MetaStepProgress())
+        self._resolve_checkpoint(settings)
+
+    def _resolve_checkpoint(self, settings: Namespace) -> None:
+        if settings.ckpt_path is None:
+            if self.subcommand != "fit" and not settings.untrained:
+                raise ConfigError(
+                    f"{self.subcommand} needs a checkpoint: add --ckpt_path best, last or a path "
+                    "(or --untrained true, to measure the initialisation)"
+                )
+            return
+        logger = settings.trainer.logger
+        options: Any = logger.init_args if isinstance(logger, Namespace) else {}
+        runs = Path(options.get("save_dir") or "logs") / (options.get("name") or "")
+        path = find_checkpoint(str(settings.ckpt_path), runs)
+        print(f"Checkpoint: {path}")
+        settings.ckpt_path = str(path)
+        version = version_number(run_folder(path))
+        if run_folder(path).parent.resolve() == runs.resolve() and version >= 0:
+            options["version"] = version  # events and report go on in the run that the checkpoint is from
+
+    def _check_inputs(self) -> None:
+        """Finds what is wrong with the data and the checkpoint before a run folder is made."""
+        self.datamodule.prepare_data()
+        self.datamodule.setup(str(self.subcommand))
+        path = self._settings.ckpt_path
+        if path is not None:
+            checkpoint = read_checkpoint(Path(path))
+            check_weights(Path(path), checkpoint["state_dict"], self.model.state_dict())
+            for difference in differences(checkpoint.get("settings", {}), self.model.settings()):
+                rank_zero_info(difference)
+
+    before_fit = before_validate = before_test = _check_inputs
+
+    def test(self, **kwargs: Any) -> None:
+        """The report says more than Lightning's own table."""
+        self.trainer.test(**kwargs, verbose=False)
+
+    def after_fit(self) -> None:
+        """Says where the run lies and what to do next."""
+        folder = self.trainer.log_dir
+        if not self.trainer.is_global_zero or folder is None or self.trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by Lightning's connectors
+            return
+        best, last = (Path(folder, "checkpoints", f"{name}.ckpt") for name in ("best", "last"))
+        checkpoint = best if best.is_file() else last
+        print(
+            f"\nRun: {folder}\n"
+            f"Test it: python -m meta_lightning test --config {folder}/config.yaml --ckpt_path {checkpoint}\n"
+            f"See its curves: tensorboard --logdir {folder}"
+        )
+
+
+def _link_ways(settings: Namespace) -> None:
+    """A classifier's width is the number of ways; a net that was given another width is refused."""
+    ways, net = settings.data.ways, settings.model.init_args.net
+    options = net.get("init_args") if isinstance(net, Namespace) else None
+    if ways is None or options is None or "out_features" not in options:
+        return
+    if options.out_features is None:
+        options.out_features = ways
+    if options.out_features != ways:
+        raise ConfigError(
+            f"data.ways is {ways}, but model.init_args.net.init_args.out_features is {options.out_features}; "
+            "make them equal, or leave out_features out"
+        )
+
+
+def main(args: list[str] | None = None) -> int:
+    """Runs the command line.
+
+    Args:
+        args: The arguments; None for those of the process.
+
+    Returns:
+        The exit code: 0, or 2 for input that its message lets the user mend, or 1 for a run that diverged.
+    """
+    # Lightning 2.6 uses a name that torch 2.13 deprecates; nobody who trains can do anything about it.
+    warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
+    arguments = list(sys.argv[1:] if args is None else args)
+    debug = "--debug" in arguments
+    if debug:
+        arguments.remove("--debug")
+    try:
+        MetaCLI(
+            MetaModule,
+            EpisodicDataModule,
+            subclass_mode_model=True,
+            save_config_callback=_SaveConfig,
+            save_config_kwargs={"overwrite": True},
+            trainer_defaults={"max_epochs": -1, "check_val_every_n_epoch": None, "callbacks": [TestReport()]},
+            seed_everything_default=0,
+            parser_kwargs={"exit_on_error": False},
+            args=None if args is None else arguments,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+    except (ConfigError, MisconfigurationException, DivergedError) as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 1 if isinstance(error, DivergedError) else 2
+    return 0
+
+
+def console() -> None:
+    """The console script: `main` as the process's exit code."""
+    sys.exit(main())

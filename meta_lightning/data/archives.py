@@ -1,0 +1,73 @@
+"""Pictures in zip archives, read into one tensor."""
+
+import io
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypedDict
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.progress import track
+from torch import Tensor
+
+from meta_lightning.errors import ConfigError
+
+# A declared size above this is no drawing; it is refused before anything is unpacked.
+_LARGEST_PICTURE = 1 << 20
+
+
+class Pictures(TypedDict):
+    """A table of pictures by class.
+
+    Attributes:
+        images: uint8, ``[classes, examples, 1, size, size]``.
+        names: The classes' names, sorted.
+    """
+
+    images: Tensor
+    names: list[str]
+
+
+def read_pictures(archives: Sequence[Path], size: int) -> Pictures:
+    """Reads archives of ``<class path>/<picture>.png`` as grey pictures, inverted: ink 255 on background 0.
+
+    Args:
+        archives: Zip files; their classes together make the table.
+        size: Height and width that pictures are reduced to, with Lanczos' filter as in the MAML paper's data.
+
+    Returns:
+        The pictures; within a class in the order of their file names.
+
+    Raises:
+        ConfigError: If an archive is broken, a picture does not decode, or classes differ in their number of pictures.
+    """
+    classes: dict[str, list[np.ndarray]] = {}
+    for archive in archives:
+        try:
+            with zipfile.ZipFile(archive) as file:
+                entries = sorted(entry.filename for entry in file.infolist() if entry.filename.endswith(".png"))
+                for name in track(entries, f"Reading {archive.name}", transient=True):
+                    classes.setdefault(name.rpartition("/")[0], []).append(_read(file, name, size))
+        except (zipfile.BadZipFile, EOFError, OSError) as error:
+            raise ConfigError(f"{archive} is broken ({error}); expected a whole zip archive: fetch it again") from error
+    names = sorted(classes)
+    counts = {len(pictures) for pictures in classes.values()}
+    if len(counts) != 1:
+        raise ConfigError(
+            f"classes of {' and '.join(map(str, archives))} have {sorted(counts) or 'no'} pictures; "
+            "expected equally many in each: fetch the archives again"
+        )
+    images = np.stack([np.stack(classes[name]) for name in names])
+    return {"images": torch.from_numpy(images)[:, :, None], "names": names}
+
+
+def _read(file: zipfile.ZipFile, name: str, size: int) -> np.ndarray:
+    if file.getinfo(name).file_size > _LARGEST_PICTURE:
+        raise ConfigError(f"{file.filename}: {name} declares {file.getinfo(name).file_size} bytes; expected a picture")
+    try:
+        picture = Image.open(io.BytesIO(file.read(name))).convert("L").resize((size, size), Image.Resampling.LANCZOS)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise ConfigError(f"{file.filename}: {name} does not decode ({error}); fetch the archive again") from error
+    return 255 - np.asarray(picture)

@@ -1,0 +1,186 @@
+"""The LightningDataModule that serves meta-batches."""
+
+from functools import partial
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from meta_lightning.data.episodes import MetaBatches, ResumingSampler, episode_hash, keys
+from meta_lightning.data.sources.base import Family, Source
+from meta_lightning.errors import ConfigError
+from meta_lightning.types import EpisodeShape, Examples, Split, Task
+
+# Where nothing else bounds training, an epoch of this many meta-steps is as good as endless.
+_ENDLESS = 10**9
+
+
+class _Loader(DataLoader[Task]):
+    """Serves meta-batches whole. Its position is the trainer's own step count, so there is no state to keep."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
+
+
+class EpisodicDataModule(LightningDataModule):
+    """Meta-batches of episodes, each a pure function of ``(seed, split, index)``.
+
+    Args:
+        source: Where tasks come from.
+        shots: Support examples of an evaluation episode, per class where there are classes.
+        queries: Query examples of an evaluation episode, likewise.
+        ways: Classes of an evaluation episode; null where tasks are functions to regress.
+        train_ways: Classes of a training episode; null for ``ways``.
+        train_shots: Support examples of a training episode; null for ``shots``.
+        train_queries: Query examples of a training episode; null for ``queries``.
+        meta_batch_size: Tasks of a meta-step, over all processes.
+        eval_batch_size: Tasks evaluated at once; null for ``meta_batch_size``.
+        val_tasks: Episodes of a validation, the same each time.
+        test_tasks: Episodes of a test, the same each time.
+        seed: Seed of the training episodes; null for ``seed_everything`` on the command line, else 0.
+        eval_seed: Seed of the validation and test episodes, apart from ``seed``: models trained with different seeds
+            are judged on the same episodes.
+        num_workers: Processes that make meta-batches ahead of time.
+
+    Raises:
+        ConfigError: If a count is below 1.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        shots: int = 1,
+        queries: int = 15,
+        ways: int | None = None,
+        train_ways: int | None = None,
+        train_shots: int | None = None,
+        train_queries: int | None = None,
+        meta_batch_size: int = 4,
+        eval_batch_size: int | None = None,
+        val_tasks: int = 200,
+        test_tasks: int = 600,
+        seed: int | None = None,
+        eval_seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        counts = {"ways": ways, "shots": shots, "queries": queries, "train_ways": train_ways}
+        counts |= {"train_shots": train_shots, "train_queries": train_queries, "meta_batch_size": meta_batch_size}
+        counts |= {"eval_batch_size": eval_batch_size, "val_tasks": val_tasks, "test_tasks": test_tasks}
+        for key, value in counts.items():
+            if value is not None and value < 1:
+                raise ConfigError(f"data.{key} is {value}; expected 1 or more")
+        self.source = source
+        self.eval_shape = EpisodeShape(ways, shots, queries)
+        self.train_shape = EpisodeShape(train_ways or ways, train_shots or shots, train_queries or queries)
+        self.meta_batch_size = meta_batch_size
+        self.eval_batch_size = eval_batch_size or meta_batch_size
+        self.val_tasks = val_tasks
+        self.test_tasks = test_tasks
+        self.seed = seed or 0
+        self.eval_seed = eval_seed
+        self.num_workers = num_workers
+        self._families: dict[Split, Family] = {}
+
+    def prepare_data(self) -> None:
+        """Fetches and caches the source's data."""
+        self.source.prepare()
+
+    def setup(self, stage: str) -> None:
+        """Loads the splits of a stage and checks that their episodes can be drawn.
+
+        Args:
+            stage: ``fit``, ``validate`` or ``test``.
+
+        Raises:
+            ConfigError: If an episode asks for more than the data has.
+        """
+        needed: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
+        for split in needed[stage]:
+            family = self._families[split] = self.source.load(split)
+            family.check(self._shape(split))
+
+    def episode_hash(self, split: Split) -> str:
+        """The fingerprint of a split's evaluation episodes: see `episodes.episode_hash`."""
+        tasks = {"val": self.val_tasks, "test": self.test_tasks}[split]
+        return episode_hash(self._families[split], self.eval_seed, split, self._shape(split), tasks)
+
+    def train_dataloader(self) -> DataLoader[Task]:
+        """Meta-batch ``s`` serves meta-step ``s``."""
+        trainer = self.trainer
+        assert trainer is not None
+        if self.meta_batch_size % trainer.world_size:
+            raise ConfigError(
+                f"data.meta_batch_size is {self.meta_batch_size}, which {trainer.world_size} processes do not divide; "
+                "choose a multiple"
+            )
+        batches = MetaBatches(
+            partial(self.draw, "train"), self.meta_batch_size, trainer.global_rank, trainer.world_size
+        )
+        length = trainer.max_steps if trainer.max_steps > 0 else _ENDLESS
+        return self._loader(batches, ResumingSampler(length, lambda: trainer.global_step))
+
+    def val_dataloader(self) -> DataLoader[Task]:
+        """The ``val_tasks`` validation episodes."""
+        return self._evaluation_loader("val", self.val_tasks)
+
+    def test_dataloader(self) -> DataLoader[Task]:
+        """The ``test_tasks`` test episodes."""
+        return self._evaluation_loader("test", self.test_tasks)
+
+    def on_after_batch_transfer(self, batch: Task, dataloader_idx: int) -> Task:
+        """Stored inputs to what a net takes, on the device: pictures travel as bytes."""
+        preprocess = next(iter(self._families.values())).preprocess
+
+        def ready(examples: Examples) -> Examples:
+            return Examples(preprocess(examples.x), examples.y)
+
+        return Task(ready(batch.support), ready(batch.query), batch.index)
+
+    def draw(self, split: Split, indices: Tensor) -> Task:
+        """The episodes of a split with these numbers, as one meta-batch on the CPU, inputs as stored.
+
+        Args:
+            split: Which split.
+            indices: int64, ``[tasks]``.
+        """
+        seed = self.seed if split == "train" else self.eval_seed
+        return self._families[split].draw(keys(seed, split, indices), self._shape(split))._replace(index=indices)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a trained model must know of its data: goes into checkpoints."""
+        return {
+            "source": self.source.fingerprint(),
+            "constants": self.source.constants(),
+            "train_shape": list(self.train_shape),
+            "seed": self.seed,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing: episodes follow from the settings and the step count."""
+
+    def _shape(self, split: Split) -> EpisodeShape:
+        return self.train_shape if split == "train" else self.eval_shape
+
+    def _evaluation_loader(self, split: Split, tasks: int) -> DataLoader[Task]:
+        trainer = self.trainer
+        assert trainer is not None
+        batches = MetaBatches(
+            partial(self.draw, split), self.eval_batch_size, trainer.global_rank, trainer.world_size, tasks
+        )
+        return self._loader(batches, ResumingSampler(-(-tasks // self.eval_batch_size), lambda: 0))
+
+    def _loader(self, batches: MetaBatches, sampler: ResumingSampler) -> DataLoader[Task]:
+        return _Loader(
+            batches,
+            batch_size=None,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )

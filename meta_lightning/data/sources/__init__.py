@@ -1,0 +1,8 @@
+"""Sources of tasks: one file each."""
+
+from meta_lightning.data.sources.base import Family, Source
+from meta_lightning.data.sources.classes import LabelledImages
+from meta_lightning.data.sources.omniglot import Omniglot
+from meta_lightning.data.sources.sinusoid import Sinusoid
+
+__all__ = ["Family", "LabelledImages", "Omniglot", "Sinusoid", "Source"]

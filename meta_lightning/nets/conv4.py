@@ -1,0 +1,59 @@
+"""The four-block convolutional net of few-shot image classification."""
+
+import itertools
+from typing import Literal
+
+from torch import Tensor, nn
+
+
+def _block(in_channels: int, width: int, downsample: str) -> nn.Sequential:
+    stride = 2 if downsample == "stride" else 1
+    layers: list[nn.Module] = [
+        nn.Conv2d(in_channels, width, kernel_size=3, stride=stride, padding=1),
+        # No running statistics: they would mix tasks. `model.batch_norm` says whose statistics are used.
+        nn.BatchNorm2d(width, track_running_stats=False),
+        nn.ReLU(),
+    ]
+    if downsample == "max_pool":
+        layers.append(nn.MaxPool2d(2))
+    return nn.Sequential(*layers)
+
+
+class Conv4(nn.Module):
+    """Four blocks of 3x3 convolution, batch norm and ReLU, and a linear head (Vinyals et al. 2016).
+
+    With ``downsample="stride"`` the convolutions have stride 2 and the features are the mean over space, as the MAML
+    paper's Omniglot net (64 wide). With ``"max_pool"`` each block ends in a 2x2 max-pool and the features are
+    flattened, as its mini-ImageNet net (32 wide).
+
+    Args:
+        out_features: Width of the output; null for no head, the features themselves. On the command line null takes
+            ``data.ways``.
+        in_channels: Channels of the images.
+        width: Filters of each convolution.
+        downsample: ``stride`` or ``max_pool``.
+        image_size: Height and width of the images; with ``max_pool`` it decides the head's input width.
+    """
+
+    def __init__(
+        self,
+        out_features: int | None = None,
+        in_channels: int = 1,
+        width: int = 64,
+        downsample: Literal["stride", "max_pool"] = "stride",
+        image_size: int = 28,
+    ) -> None:
+        super().__init__()
+        channels = [in_channels, width, width, width, width]
+        self.blocks = nn.Sequential(
+            *[_block(before, after, downsample) for before, after in itertools.pairwise(channels)]
+        )
+        self.spatial_mean = downsample == "stride"
+        features = width if self.spatial_mean else width * (image_size // 16) ** 2
+        self.head = nn.Identity() if out_features is None else nn.Linear(features, out_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[examples, in_channels, height, width]`` to ``[examples, out_features]``."""
+        features: Tensor = self.blocks(x)
+        out: Tensor = self.head(features.mean((-2, -1)) if self.spatial_mean else features.flatten(1))
+        return out

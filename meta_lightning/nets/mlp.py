@@ -1,0 +1,31 @@
+"""A multilayer perceptron."""
+
+import itertools
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+
+class MLP(nn.Sequential):
+    """Linear layers with ReLU between them: the MAML paper's net for sinusoids is ``hidden=[40, 40]``.
+
+    Args:
+        in_features: Width of the input.
+        out_features: Width of the output; null for no output layer, the last hidden layer itself. On the command line
+            null takes ``data.ways``.
+        hidden: Width of each hidden layer.
+    """
+
+    def __init__(self, in_features: int, out_features: int | None = None, hidden: Sequence[int] = (40, 40)) -> None:
+        widths = [in_features, *hidden]
+        layers: list[nn.Module] = []
+        for width, following in itertools.pairwise(widths):
+            layers += [nn.Linear(width, following), nn.ReLU()]
+        if out_features is not None:
+            layers.append(nn.Linear(widths[-1], out_features))
+        super().__init__(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[examples, *shape]`` with ``in_features`` entries an example, to ``[examples, out_features]``."""
+        out: Tensor = super().forward(x.flatten(1))  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        return out

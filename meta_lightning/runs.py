@@ -1,0 +1,110 @@
+"""Where a run lies, and how ``--ckpt_path last`` and ``best`` find it."""
+
+import pickle
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from meta_lightning.errors import ConfigError
+
+
+def version_number(folder: Path) -> int:
+    """The N of a folder ``version_N``; -1 for another name."""
+    number = folder.name.removeprefix("version_")
+    return int(number) if folder.name.startswith("version_") and number.isdecimal() else -1
+
+
+def run_folder(checkpoint: Path) -> Path:
+    """The run that a checkpoint belongs to: ``<run>/checkpoints/x.ckpt``, or the checkpoint's own folder."""
+    return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
+
+
+def find_checkpoint(wanted: str, runs: Path) -> Path:
+    """The file that ``--ckpt_path`` means.
+
+    Args:
+        wanted: ``last``, ``best`` or a path.
+        runs: The folder with ``version_0``, ``version_1``, ...
+
+    Returns:
+        The path as it is, or the checkpoint of the newest version that has one of this kind.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    if wanted not in ("last", "best"):
+        path = Path(wanted)
+        if not path.is_file():
+            raise ConfigError(f"--ckpt_path {wanted}: no such file; expected last, best or the path of a checkpoint")
+        return path
+    versions = sorted(runs.glob("version_*"), key=version_number, reverse=True)
+    for version in versions:
+        path = version / "checkpoints" / f"{wanted}.ckpt"
+        if path.is_file():
+            return path
+    raise ConfigError(
+        f"--ckpt_path {wanted}: none of the {len(versions)} runs in {runs} holds checkpoints/{wanted}.ckpt; "
+        "fit first, or give a path"
+    )
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Reads a checkpoint without running code from it.
+
+    Raises:
+        ConfigError: If the file is truncated, is no checkpoint, or holds more than plain data and tensors.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ConfigError(
+            f"{path} holds more than plain data and tensors, and was not run; expected a checkpoint "
+            "written by this framework: check --ckpt_path"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise ConfigError(
+            f"{path} can't be read ({_first_line(error)}); expected a whole checkpoint: check --ckpt_path"
+        ) from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise ConfigError(f"{path} is no checkpoint: it holds no state_dict; check --ckpt_path")
+    return cast(dict[str, Any], checkpoint)
+
+
+def differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """One line for each setting that a checkpoint was made with and this run changes.
+
+    Args:
+        then: The checkpoint's settings.
+        now: This run's, from the command line and the YAML, which win.
+    """
+    return [
+        f"model.{name} is {now[name]} here, {then[name]} in the checkpoint: the command line and YAML win"
+        for name in sorted(then.keys() & now.keys())
+        if then[name] != now[name]
+    ]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
+
+
+def check_weights(path: Path, found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    """Refuses a checkpoint of another net.
+
+    Args:
+        path: Named in the message.
+        found: The checkpoint's ``state_dict``.
+        expected: The model's.
+
+    Raises:
+        ConfigError: Names the first tensor that is absent, unexpected or of another shape.
+    """
+    for name in [*expected, *found]:
+        theirs = list(found[name].shape) if name in found else "absent"
+        ours = list(expected[name].shape) if name in expected else "absent"
+        if theirs != ours:
+            raise ConfigError(
+                f"{path} is of another model: {name} is {theirs} there and {ours} here; "
+                "check model.class_path and model.init_args.net, or --ckpt_path"
+            )
