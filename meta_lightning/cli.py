@@ -9,7 +9,6 @@ from jsonargparse import ArgumentError, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning_utilities.core.rank_zero import rank_zero_info
 from torch import nn
 
 from meta_lightning import algorithms, nets
@@ -74,10 +73,27 @@ class MetaCLI(LightningCLI):
         settings = self._settings
         if settings.data.seed is None:
             settings.data.seed = settings.seed_everything
+        _check_trainer(settings.trainer)
         _link_ways(settings)
         if settings.trainer.enable_progress_bar is not False and "ProgressBar" not in str(settings.trainer.callbacks):
             self.trainer_defaults["callbacks"].append(MetaStepProgress())
         self._resolve_checkpoint(settings)
+
+    def instantiate_classes(self) -> None:
+        """Makes the objects.
+
+        Raises:
+            ConfigError: From a constructor, where the parser would report every type that a key may have.
+        """
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            cause: BaseException | None = error
+            while cause is not None and not isinstance(cause, ConfigError):
+                cause = cause.__cause__ or cause.__context__
+            if cause is None:
+                raise
+            raise cause from None
 
     def _resolve_checkpoint(self, settings: Namespace) -> None:
         if settings.ckpt_path is None:
@@ -106,7 +122,7 @@ class MetaCLI(LightningCLI):
             checkpoint = read_checkpoint(Path(path))
             check_weights(Path(path), checkpoint["state_dict"], self.model.state_dict())
             for difference in differences(checkpoint.get("settings", {}), self.model.settings()):
-                rank_zero_info(difference)
+                print(f"Note: {difference}")
 
     before_fit = before_validate = before_test = _check_inputs
 
@@ -126,6 +142,20 @@ class MetaCLI(LightningCLI):
             f"Test it: python -m meta_lightning test --config {folder}/config.yaml --ckpt_path {checkpoint}\n"
             f"See its curves: tensorboard --logdir {folder}"
         )
+
+
+def _check_trainer(trainer: Namespace) -> None:
+    """Refuses the trainer's keys that manual optimization can't heed, naming the keys that do their work."""
+    instead = {
+        "gradient_clip_val": "model.grad_clip instead",
+        "accumulate_grad_batches": "data.meta_batch_size, and model.task_chunk for memory",
+    }
+    defaults = {"gradient_clip_val": None, "accumulate_grad_batches": 1}
+    for key, remedy in instead.items():
+        if trainer[key] != defaults[key]:
+            raise ConfigError(
+                f"trainer.{key} is {trainer[key]}; meta-learning steps its optimizer itself: set {remedy}"
+            )
 
 
 def _link_ways(settings: Namespace) -> None:
@@ -152,32 +182,46 @@ def main(args: list[str] | None = None) -> int:
     Returns:
         The exit code: 0, or 2 for input that its message lets the user mend, or 1 for a run that diverged.
     """
-    # Lightning 2.6 uses a name that torch 2.13 deprecates; nobody who trains can do anything about it.
-    warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
     arguments = list(sys.argv[1:] if args is None else args)
     debug = "--debug" in arguments
     if debug:
         arguments.remove("--debug")
     try:
-        MetaCLI(
-            MetaModule,
-            EpisodicDataModule,
-            subclass_mode_model=True,
-            save_config_callback=_SaveConfig,
-            save_config_kwargs={"overwrite": True},
-            trainer_defaults={"max_epochs": -1, "check_val_every_n_epoch": None, "callbacks": [TestReport()]},
-            seed_everything_default=0,
-            parser_kwargs={"exit_on_error": False},
-            args=None if args is None else arguments,
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-        )
+        with warnings.catch_warnings():
+            for message in _NOT_FOR_USERS:
+                warnings.filterwarnings("ignore", message=message)
+            _run(arguments)
     except (ConfigError, MisconfigurationException, DivergedError) as error:
         if debug:
             raise
         print(f"error: {error}", file=sys.stderr)
         return 1 if isinstance(error, DivergedError) else 2
     return 0
+
+
+# Warnings about how Lightning is called or what it calls: nobody who trains can do anything about them.
+_NOT_FOR_USERS = (
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+    r"Checkpoint directory .* exists and is not empty",  # as it should, when a run is resumed
+    r"LightningCLI's args parameter is intended to run from within Python",
+    r"(?s)\s*By default only one JsonargparseDeprecationWarning|\s.*deprecated\s+in\s+v4\.\d+",
+)
+
+
+def _run(arguments: list[str]) -> None:
+    MetaCLI(
+        MetaModule,
+        EpisodicDataModule,
+        subclass_mode_model=True,
+        save_config_callback=_SaveConfig,
+        save_config_kwargs={"overwrite": True},
+        trainer_defaults={"max_epochs": -1, "check_val_every_n_epoch": None, "callbacks": [TestReport()]},
+        seed_everything_default=0,
+        parser_kwargs={"exit_on_error": False},
+        args=arguments,
+        auto_configure_optimizers=False,
+        load_from_checkpoint_support=False,
+    )
 
 
 def console() -> None:

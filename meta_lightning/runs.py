@@ -1,6 +1,7 @@
 """Where a run lies, and how ``--ckpt_path last`` and ``best`` find it."""
 
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any, cast
 
@@ -56,7 +57,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         ConfigError: If the file is truncated, is no checkpoint, or holds more than plain data and tensors.
     """
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # about pickle protocols, of files that are then refused
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ConfigError(
             f"{path} holds more than plain data and tensors, and was not run; expected a checkpoint "

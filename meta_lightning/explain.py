@@ -1,0 +1,85 @@
+"""The parser's complaints, cut down to the key, what was found and what was expected."""
+
+import re
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from importlib import import_module
+from inspect import signature
+
+
+def explain(text: str, options: Iterable[str], classes: Mapping[str, Iterable[str]]) -> str:
+    """One line for what the parser says of a command line or a config file.
+
+    The parser reports every branch of every union that it tried. Its text is read from the inside: the innermost
+    complaint, and the chain of keys that leads to it.
+
+    Args:
+        text: The parser's message.
+        options: The dotted keys that it knows, for suggestions.
+        classes: The short class names that a key takes, by the key's last part.
+
+    Returns:
+        The line. A message of unknown shape is returned whole, on one line.
+    """
+    key = ".".join(re.findall(r'Parser key "([^"]+)"', text))
+    if found := re.search(r"Option '(.+?)' is not accepted", text):
+        return _unknown_key(f"{key}.{found[1]}", (f"{key}.{name}" for name in _parameters(text)))
+    if found := re.search(r"does not accept option '(.+?)'|unrecognized arguments: --(\S+)", text):
+        return _unknown_key(found[1] or found[2].partition("=")[0], options)
+    if found := re.search(r"(?:invalid choice: '(\S+)' \(choose from|\"subcommand\" to be one of) ([^)]+?)[),]", text):
+        given = f"there is no command {found[1]}" if found[1] else "no command given"
+        return f"{given}; expected fit, validate or test"
+    if found := re.search(r"arguments are required: (.+)", text):
+        missing = re.sub(r"\b(fit|validate|test)\.", "", found[1])
+        return f"{key or 'the command line'} lacks {missing}; set it there or in --config"
+    if "has no attribute" in text and (found := re.search(r"Got value: (?:Namespace\(class_path=')?([\w.]+)", text)):
+        return _unknown_class(key, found[1], classes)
+    takes_number = re.search(r"Expected a <class '(int|float)'>", text)
+    if not takes_number and (found := re.search(r"Expected a dot import path string: (\S+)", text)):
+        return _unknown_class(key, found[1], classes)
+    if found := re.search(r"Expected an? (.+?)\. Got value: (.+)", text):
+        return f"{key} is {found[2]}; expected {_readable(found[1])}"
+    if key == "config":
+        return f"--config: {text.partition(': ')[2]}"
+    if found := re.search(r"Given value: (.+)", text):
+        expected = [_readable(kind) for kind in re.findall(r"Expected an? (<class.+>)", text[: found.start()])]
+        return f"{key} is {found[1].partition('. Got')[0]}; expected {' or '.join(dict.fromkeys(expected))}"
+    return " ".join(text.split())
+
+
+def _unknown_key(key: str, known: Iterable[str]) -> str:
+    known = sorted(set(known))
+    groups = {name.partition(".")[0] for name in known}
+    group = key.partition(".")[0]
+    if group not in groups:
+        key, known = group, sorted(groups)
+    close = get_close_matches(key, known, n=1, cutoff=0.8)
+    if close:
+        return f"there is no key {key}; did you mean {close[0]}?"
+    parent = key.rpartition(".")[0]
+    siblings = [name for name in known if name.rpartition(".")[0] == parent]
+    return f"there is no key {key}; expected {'one of ' + ', '.join(siblings) if siblings else 'a key of --help'}"
+
+
+def _unknown_class(key: str, found: str, classes: Mapping[str, Iterable[str]]) -> str:
+    known = [*classes.get(key.rpartition(".")[2], ())]
+    ours = f"one of {', '.join(known)}, or " if known else ""
+    return f"{key}: there is no class {found}; expected {ours}the dotted path of a class"
+
+
+def _parameters(text: str) -> list[str]:
+    """The arguments of the class that the innermost complaint is about."""
+    paths = re.findall(r"Problem with given class_path '(.+?)'", text)
+    if not paths:
+        return []
+    module, _, name = paths[-1].rpartition(".")
+    return [*signature(getattr(import_module(module), name)).parameters]
+
+
+def _readable(kind: str) -> str:
+    """``<class 'float'>`` as ``float``, ``typing.Literal['a', 'b']`` as ``'a' or 'b'``."""
+    if found := re.fullmatch(r"<class '(?:.*\.)?(\w+)'>", kind):
+        return "null" if found[1] == "NoneType" else found[1]
+    if found := re.fullmatch(r"typing\.Literal\[(.+)\]", kind):
+        return " or ".join(found[1].split(", "))
+    return kind

@@ -1,0 +1,194 @@
+"""What a person gets wrong: exit code 2, a line or two that mend it, and nothing written."""
+
+import os
+import pickle
+import shutil
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from meta_lightning.cli import main
+from meta_lightning.errors import ConfigError
+
+from .test_cli import RUN, SHORT
+
+SINUSOID = "configs/sinusoid/maml.yaml"
+OMNIGLOT = "configs/omniglot_5w1s/maml.yaml"
+
+
+def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """Runs a command that must be refused; returns its message."""
+    before = sorted(Path.cwd().rglob("*"))
+    capsys.readouterr()
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    (message,) = [line for line in captured.err.splitlines() if line.startswith("error: ")]
+    assert captured.err[captured.err.index(message) :].count("\n") <= 2
+    assert "Traceback" not in captured.err
+    assert sorted(Path.cwd().rglob("*")) == before, "something was written"
+    return message.removeprefix("error: ")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["--model.inner_lrr=0.1"], "there is no key model.inner_lrr; did you mean model.inner_lr?"),
+        (["--trainer.max_stepz=1"], "there is no key trainer.max_stepz; did you mean trainer.max_steps?"),
+        (["--data.shotz=1"], "there is no key data.shotz; did you mean data.shots?"),
+        (["--model.net.hiddn=[3]"], "there is no key model.net.hiddn; did you mean model.net.hidden?"),
+        (["--model.inner_lr=abc"], "model.inner_lr is abc; expected float"),
+        (["--data.shots=x"], "data.shots is x; expected int"),
+        (["--model.batch_norm=foo"],
+         "model.batch_norm is foo; expected 'transductive' or 'inductive' or 'support_plus_one'"),
+        (["--model=MAMLModul"],
+         "model: there is no class MAMLModul; expected one of MAMLModule, or the dotted path of a class"),
+        (["--model.net=Convv4"],
+         "model.net: there is no class Convv4; expected one of MLP, Conv4, or the dotted path of a class"),
+        (["--data.source=Nope"],
+         "data.source: there is no class Nope; expected one of Omniglot, Sinusoid, or the dotted path of a class"),
+        (["--model.optimizer=torch.optim.Adamm"],
+         "model.optimizer: there is no class torch.optim.Adamm; expected the dotted path of a class"),
+        (["--model.optimizer.lr=x"], "model.optimizer.lr is x; expected float"),
+        (["--seed_everything=x"], "seed_everything is x; expected bool or int"),
+        (["--model.inner_steps=-1"], "model.inner_steps is -1; expected 0 or more"),
+        (["--model.task_chunk=0"], "model.task_chunk is 0; expected 1 or more, or null for all tasks at once"),
+        (["--data.shots=0"], "data.shots is 0; expected 1 or more"),
+        (["--data.meta_batch_size=-3"], "data.meta_batch_size is -3; expected 1 or more"),
+        (["--ckpt_path=nowhere.ckpt"],
+         "--ckpt_path nowhere.ckpt: no such file; expected last, best or the path of a checkpoint"),
+        (["--ckpt_path=last"], "--ckpt_path last: none of the 0 runs in logs/sinusoid/maml holds "
+         "checkpoints/last.ckpt; fit first, or give a path"),
+        (["--trainer.gradient_clip_val=1"], "trainer.gradient_clip_val is 1; meta-learning steps its optimizer "
+         "itself: set model.grad_clip instead"),
+        (["--trainer.accumulate_grad_batches=2"], "trainer.accumulate_grad_batches is 2; meta-learning steps its "
+         "optimizer itself: set data.meta_batch_size, and model.task_chunk for memory"),
+    ],
+)  # fmt: skip
+def test_a_wrong_setting_is_named(
+    repository: Path, wrong: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert refused(["fit", "--config", str(repository / SINUSOID), *SHORT, *wrong], capsys) == message
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("inner_lr:", "inner_lrr:", "there is no key model.inner_lrr; did you mean model.inner_lr?"),
+        ("  shots:", "  shotz:", "there is no key data.shotz; did you mean data.shots?"),
+        ("trainer:", "trainr:", "there is no key trainr; did you mean trainer?"),
+        ("in_features: 1, ", "", "model.net lacks in_features; set it there or in --config"),
+        ("MAMLModule", "MAMLModul",
+         "model: there is no class MAMLModul; expected one of MAMLModule, or the dotted path of a class"),
+        ("TensorBoardLogger", "TensorBordLogger",
+         "trainer.logger: there is no class TensorBordLogger; expected the dotted path of a class"),
+    ],
+)  # fmt: skip
+def test_a_wrong_line_of_yaml_is_named(
+    repository: Path, old: str, new: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (repository / SINUSOID).read_text()
+    assert old in text
+    Path("wrong.yaml").write_text(text.replace(old, new))
+    assert refused(["fit", "--config", "wrong.yaml"], capsys) == message
+
+
+def test_other_slips_of_the_command_line(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = str(repository / SINUSOID)
+    assert refused([], capsys) == "no command given; expected fit, validate or test"
+    assert refused(["fitt"], capsys) == "there is no command fitt; expected fit, validate or test"
+    assert "File does not exist" in refused(["fit", "--config", "nope.yaml"], capsys)
+    assert refused(["fit"], capsys) == "the command line lacks data.source, model; set it there or in --config"
+    Path("broken.yaml").write_text("model: [")
+    assert "Problems parsing config" in refused(["fit", "--config", "broken.yaml"], capsys)
+    assert refused(["test", "--config", config], capsys) == (
+        "test needs a checkpoint: add --ckpt_path best, last or a path (or --untrained true, to measure the "
+        "initialisation)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["--data.ways=425"], "data.ways is 425, but split 'test' has 423 classes; lower data.ways"),
+        (["--data.shots=15", "--data.queries=6"],
+         "data.shots + data.queries is 15 + 6 = 21, but a class of split 'test' has 20 examples; "
+         "lower data.shots or data.queries"),
+        (["--data.ways=null"], "data.ways is not set; expected the number of classes of a task, for example 5"),
+        (["--model.net.out_features=7"], "data.ways is 5, but model.init_args.net.init_args.out_features is 7; "
+         "make them equal, or leave out_features out"),
+    ],
+)  # fmt: skip
+def test_an_impossible_episode_is_refused(
+    repository: Path, omniglot_root: Path, wrong: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = [f"--data.source.root={omniglot_root}", "--data.source.download=false", "--untrained=true"]
+    assert refused(["test", "--config", str(repository / OMNIGLOT), *source, *wrong], capsys) == message
+
+
+def test_missing_or_broken_data_is_refused(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(Path.cwd() / "cache"))
+    fit = ["fit", "--config", str(repository / OMNIGLOT), "--data.source.root=there"]
+    local = [*fit, "--data.source.download=false"]
+    assert refused(local, capsys) == (
+        "no images_background.zip in there: set data.source.init_args.root to its folder, or "
+        "data.source.init_args.download to true"
+    )
+    Path("there").mkdir()
+    for name in ("background", "evaluation"):
+        with zipfile.ZipFile(f"there/images_{name}.zip", "w") as archive:
+            archive.writestr(f"images_{name}/Latin/character01/0001_01.png", b"no picture")
+    assert "does not decode" in refused(local, capsys)
+    assert "there/images_background.zip has MD5" in refused(fit, capsys)
+    Path("there/images_background.zip").write_bytes(b"PK not a zip")
+    assert refused(local, capsys).startswith("there/images_background.zip is broken (")
+
+
+@pytest.fixture(scope="module")
+def trained(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run to spoil copies of."""
+    here, folder = Path.cwd(), tmp_path_factory.mktemp("trained")
+    os.chdir(folder)
+    try:
+        assert main(["fit", "--config", str(repository / SINUSOID), *SHORT]) == 0
+    finally:
+        os.chdir(here)
+    return folder / RUN
+
+
+class _RunsCode:
+    def __reduce__(self) -> tuple:
+        return Path.touch, (Path("code_was_run"),)
+
+
+def test_checkpoints_that_can_not_be_used_are_refused(
+    repository: Path, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(trained, RUN)
+    last = RUN / "checkpoints/last.ckpt"
+    whole = last.read_bytes()
+    for command in ("fit", "test"):
+        resume = [command, "--config", str(repository / SINUSOID), *SHORT, "--ckpt_path=last"]
+        for size in (0, 100, len(whole) // 2, len(whole) - 1):
+            last.write_bytes(whole[:size])
+            assert f"{last} can't be read (" in refused(resume, capsys)
+        last.write_bytes(pickle.dumps({"state_dict": _RunsCode()}))
+        assert f"{last} holds more than plain data and tensors, and was not run" in refused(resume, capsys)
+        torch.save({"state_dict": {}, "extra": _RunsCode()}, last)
+        assert f"{last} holds more than plain data and tensors, and was not run" in refused(resume, capsys)
+        torch.save([1], last)
+        assert refused(resume, capsys) == f"{last} is no checkpoint: it holds no state_dict; check --ckpt_path"
+        last.write_bytes(whole)
+        assert refused([*resume, "--model.net.hidden=[40, 41]"], capsys) == (
+            f"{last} is of another model: net.2.weight is [40, 40] there and [41, 40] here; "
+            "check model.class_path and model.init_args.net, or --ckpt_path"
+        )
+    assert not Path("code_was_run").exists()
+
+
+def test_debug_shows_the_traceback(repository: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data.shots is 0"):
+        main(["fit", "--config", str(repository / SINUSOID), "--data.shots=0", "--debug"])
