@@ -18,6 +18,7 @@ from meta_lightning.data import EpisodicDataModule, Source, sources
 from meta_lightning.errors import ConfigError, DivergedError
 from meta_lightning.explain import explain
 from meta_lightning.runs import check_weights, differences, find_checkpoint, read_checkpoint, run_folder, version_number
+from meta_lightning.settings import check_trainer, link_ways
 
 # What a config may name without a module, for messages; anybody's class may be named by its dotted path.
 _CLASSES = {
@@ -73,8 +74,8 @@ class MetaCLI(LightningCLI):
         settings = self._settings
         if settings.data.seed is None:
             settings.data.seed = settings.seed_everything
-        _check_trainer(settings.trainer)
-        _link_ways(settings)
+        check_trainer(settings.trainer)
+        link_ways(settings)
         if settings.trainer.enable_progress_bar is not False and "ProgressBar" not in str(settings.trainer.callbacks):
             self.trainer_defaults["callbacks"].append(MetaStepProgress())
         self._resolve_checkpoint(settings)
@@ -141,35 +142,6 @@ class MetaCLI(LightningCLI):
             f"\nRun: {folder}\n"
             f"Test it: python -m meta_lightning test --config {folder}/config.yaml --ckpt_path {checkpoint}\n"
             f"See its curves: tensorboard --logdir {folder}"
-        )
-
-
-def _check_trainer(trainer: Namespace) -> None:
-    """Refuses the trainer's keys that manual optimization can't heed, naming the keys that do their work."""
-    instead = {
-        "gradient_clip_val": "model.grad_clip instead",
-        "accumulate_grad_batches": "data.meta_batch_size, and model.task_chunk for memory",
-    }
-    defaults = {"gradient_clip_val": None, "accumulate_grad_batches": 1}
-    for key, remedy in instead.items():
-        if trainer[key] != defaults[key]:
-            raise ConfigError(
-                f"trainer.{key} is {trainer[key]}; meta-learning steps its optimizer itself: set {remedy}"
-            )
-
-
-def _link_ways(settings: Namespace) -> None:
-    """A classifier's width is the number of ways; a net that was given another width is refused."""
-    ways, net = settings.data.ways, settings.model.init_args.net
-    options = net.get("init_args") if isinstance(net, Namespace) else None
-    if ways is None or options is None or "out_features" not in options:
-        return
-    if options.out_features is None:
-        options.out_features = ways
-    if options.out_features != ways:
-        raise ConfigError(
-            f"data.ways is {ways}, but model.init_args.net.init_args.out_features is {options.out_features}; "
-            "make them equal, or leave out_features out"
         )
 
 

@@ -118,6 +118,8 @@ def test_other_slips_of_the_command_line(repository: Path, capsys: pytest.Captur
         (["--data.ways=null"], "data.ways is not set; expected the number of classes of a task, for example 5"),
         (["--model.net.out_features=7"], "data.ways is 5, but model.init_args.net.init_args.out_features is 7; "
          "make them equal, or leave out_features out"),
+        (["--data.train_ways=10"],
+         "data.train_ways is 10, but data.ways is 5: a classifier has one width; make them equal"),
     ],
 )  # fmt: skip
 def test_an_impossible_episode_is_refused(

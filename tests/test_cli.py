@@ -169,7 +169,7 @@ def test_an_unexpected_exception_is_not_dressed_up(config: list[str], monkeypatc
     def broken(*args: object) -> None:
         raise RuntimeError("a defect")
 
-    monkeypatch.setattr(meta_lightning.cli, "_link_ways", broken)
+    monkeypatch.setattr(meta_lightning.cli, "link_ways", broken)
     with pytest.raises(RuntimeError, match="a defect"):
         main(["fit", *config])
 

@@ -51,7 +51,7 @@ def adapted(theta: Tensor, task: Task, steps: int) -> Tensor:
 
 def maml(steps: int) -> Callable[[Tensor, Tensor, Task], Tensor]:
     """The query loss after adapting from the very point at which the objective is evaluated."""
-    return lambda theta, origin, task: loss(adapted(theta, task, steps), *task.query)
+    return lambda theta, _, task: loss(adapted(theta, task, steps), *task.query)
 
 
 def fomaml(steps: int) -> Callable[[Tensor, Tensor, Task], Tensor]:

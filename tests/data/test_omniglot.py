@@ -183,7 +183,7 @@ def test_archives_that_lack_a_character_are_refused(tmp_path, reader, vinyals):
 
 def test_the_same_drawing_in_two_splits_is_refused(tmp_path, reader, vinyals):
     names = [name for split in SPLITS for name in vinyals[split]]
-    images = torch.arange(1623)[:, None, None, None, None].expand(-1, 1, 1, 1, 2) >> torch.tensor([0, 8]) & 255
+    images = torch.arange(1623).view(-1, 1, 1, 1, 1) >> torch.tensor([[0, 8], [16, 24]]) & 255
     images[1300] = images[7]
     reader.read = {"images": images.byte(), "names": names}
     with pytest.raises(ConfigError, match=f"'train' and 'test' share a picture: '{names[7]}' and '{names[1300]}'"):

@@ -1,0 +1,62 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from meta_lightning.report import Report, mean_and_interval, per_step, to_markdown, to_table, write
+
+
+def report(metric: str = "accuracy") -> Report:
+    curve = per_step(torch.tensor([[0.2, 0.8], [0.4, 0.9], [0.3, 1.0]]))
+    return Report(
+        algorithm="MAML", benchmark="omniglot_5w1s", checkpoint="best.ckpt", tasks=3, ways=5, shots=1, queries=1,
+        batch_norm="transductive", metric=metric, mean=curve[-1].mean, ci95=curve[-1].ci95, per_step=curve,
+        episode_hash="0123456789abcdef", seconds_per_task=0.00123, versions={"torch": "2.13.0"},
+    )  # fmt: skip
+
+
+def test_interval_is_students_t_from_a_table() -> None:
+    # Mean 3, standard deviation sqrt(2.5); t with 4 degrees of freedom at 97.5 % is 2.776.
+    mean, interval = mean_and_interval(torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0]))
+    assert mean == 3.0
+    assert interval == pytest.approx(2.776 * 2.5**0.5 / 5**0.5, rel=1e-3)
+
+
+def test_interval_covers_the_mean_19_times_in_20() -> None:
+    generator = torch.Generator().manual_seed(0)
+    covered = 0
+    for _ in range(2000):
+        mean, interval = mean_and_interval(torch.randn(8, generator=generator) + 1)
+        covered += abs(mean - 1) <= interval
+    assert 0.94 <= covered / 2000 <= 0.96
+
+
+def test_a_single_task_has_no_interval() -> None:
+    mean, interval = mean_and_interval(torch.tensor([0.5]))
+    assert mean == 0.5
+    assert interval != interval  # nan
+
+
+def test_curve_has_a_figure_per_inner_step() -> None:
+    curve = report().per_step
+    assert [at.step for at in curve] == [0, 1]
+    assert [at.mean for at in curve] == pytest.approx([0.3, 0.9])
+
+
+def test_markdown_and_table_show_percent_and_circumstances() -> None:
+    console = Console(record=True, width=120)
+    console.print(to_table(report()))
+    for text in (to_markdown(report()), console.export_text()):
+        for piece in ("MAML on omniglot_5w1s", "90.00%", "± 24.84%", "3 of 5-way 1-shot, 1 query a class",
+                      "0123456789abcdef", "transductive", "best.ckpt", "0.0012"):  # fmt: skip
+            assert piece in text
+    assert "| 1 | 0.900 | ± 0.248 |" in to_markdown(report("mse"))
+
+
+def test_json_reads_back(tmp_path: Path) -> None:
+    write(report(), tmp_path)
+    found = json.loads((tmp_path / "test_report.json").read_text())
+    assert found["per_step"][1] == {"step": 1, "mean": pytest.approx(0.9), "ci95": pytest.approx(0.2484, abs=1e-4)}
+    assert found["episode_hash"] == "0123456789abcdef"
