@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict
@@ -9,6 +10,7 @@ from typing import TypedDict
 import numpy as np
 import torch
 from PIL import Image
+from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
@@ -44,13 +46,15 @@ def read_pictures(archives: Sequence[Path], size: int) -> Pictures:
         ConfigError: If an archive is broken, a picture does not decode, or classes differ in their number of pictures.
     """
     classes: dict[str, list[np.ndarray]] = {}
+    on_screen = Console().is_terminal
     for archive in archives:
         try:
             with zipfile.ZipFile(archive) as file:
                 entries = sorted(entry.filename for entry in file.infolist() if entry.filename.endswith(".png"))
-                for name in track(entries, f"Reading {archive.name}", transient=True):
+                for name in track(entries, f"Reading {archive.name}", transient=True, disable=not on_screen):
                     classes.setdefault(name.rpartition("/")[0], []).append(_read(file, name, size))
-        except (zipfile.BadZipFile, EOFError, OSError) as error:
+        # Beside a bad archive: a damaged stream, an unknown method of compression, an encrypted entry.
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
             raise ConfigError(f"{archive} is broken ({error}); expected a whole zip archive: fetch it again") from error
     names = sorted(classes)
     counts = {len(pictures) for pictures in classes.values()}
@@ -68,6 +72,6 @@ def _read(file: zipfile.ZipFile, name: str, size: int) -> np.ndarray:
         raise ConfigError(f"{file.filename}: {name} declares {file.getinfo(name).file_size} bytes; expected a picture")
     try:
         picture = Image.open(io.BytesIO(file.read(name))).convert("L").resize((size, size), Image.Resampling.LANCZOS)
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ConfigError(f"{file.filename}: {name} does not decode ({error}); fetch the archive again") from error
     return 255 - np.asarray(picture)

@@ -1,7 +1,7 @@
 """Things that take long to make, kept in the user's cache folder."""
 
+import io
 import os
-import pickle
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -29,7 +29,7 @@ def cached(name: str, make: Callable[[], Any]) -> Any:
     if path.is_file():
         try:
             return torch.load(path, weights_only=True)
-        except (RuntimeError, OSError, EOFError, pickle.UnpicklingError):
+        except Exception:  # a damaged file raises whatever its bytes happen to mean to the unpickler
             warnings.warn(f"{path} does not load; made again", stacklevel=2)
     value = make()
     try:
@@ -44,7 +44,9 @@ def _write(value: Any, path: Path) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".part")
     try:
         with os.fdopen(handle, "wb") as file:
-            torch.save(value, file)
+            # Through memory: on a full disk `torch.save` to a file raises no OSError.
+            torch.save(value, buffer := io.BytesIO())
+            file.write(buffer.getbuffer())
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

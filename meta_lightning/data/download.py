@@ -1,6 +1,7 @@
 """Files from the internet, checked before they count as there."""
 
 import hashlib
+from http.client import HTTPException
 from pathlib import Path
 from urllib.error import URLError
 
@@ -30,10 +31,11 @@ def fetch(url: str, path: Path, md5: str, *, key: str) -> None:
         download_url_to_file(url, str(partial))
         _check(partial, md5, f"try again, or place the file yourself and set {key} to false")
         partial.replace(path)
-    except (URLError, OSError) as error:
+    except (URLError, HTTPException, OSError) as error:
         raise ConfigError(f"{url} could not be fetched to {path} ({error}); place it there yourself") from error
     finally:
-        partial.unlink(missing_ok=True)
+        if partial.is_file():
+            partial.unlink()
 
 
 def _check(path: Path, md5: str, remedy: str) -> None:

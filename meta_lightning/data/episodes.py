@@ -72,7 +72,7 @@ class MetaBatches(Dataset[Task]):
         """The meta-batch with this number: a pure function of it."""
         end = (number + 1) * self._size
         end = end if self._total is None else min(end, self._total)
-        return self._draw(torch.arange(number * self._size + self._rank, end, self._world_size))
+        return self._draw(torch.arange(min(number * self._size + self._rank, end), end, self._world_size))
 
 
 class ResumingSampler(DistributedSampler[Any]):

@@ -101,7 +101,7 @@ class EpisodicDataModule(LightningDataModule):
             ConfigError: If an episode asks for more than the data has.
         """
         needed: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
-        for split in needed[stage]:
+        for split in needed.get(stage, ()):
             family = self._families[split] = self.source.load(split)
             family.check(self._shape(split))
 
@@ -114,11 +114,7 @@ class EpisodicDataModule(LightningDataModule):
         """Meta-batch ``s`` serves meta-step ``s``."""
         trainer = self.trainer
         assert trainer is not None
-        if self.meta_batch_size % trainer.world_size:
-            raise ConfigError(
-                f"data.meta_batch_size is {self.meta_batch_size}, which {trainer.world_size} processes do not divide; "
-                "choose a multiple"
-            )
+        _check_shares("meta_batch_size", self.meta_batch_size, trainer.world_size)
         batches = MetaBatches(
             partial(self.draw, "train"), self.meta_batch_size, trainer.global_rank, trainer.world_size
         )
@@ -170,6 +166,8 @@ class EpisodicDataModule(LightningDataModule):
     def _evaluation_loader(self, split: Split, tasks: int) -> DataLoader[Task]:
         trainer = self.trainer
         assert trainer is not None
+        _check_shares("eval_batch_size", self.eval_batch_size, trainer.world_size)
+        _check_shares(f"{split}_tasks", tasks, trainer.world_size)
         batches = MetaBatches(
             partial(self.draw, split), self.eval_batch_size, trainer.global_rank, trainer.world_size, tasks
         )
@@ -184,3 +182,9 @@ class EpisodicDataModule(LightningDataModule):
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
+
+
+def _check_shares(key: str, tasks: int, processes: int) -> None:
+    """Equal shares for all processes: a mean of means is the mean only then."""
+    if tasks % processes:
+        raise ConfigError(f"data.{key} is {tasks}, which {processes} processes do not divide; choose a multiple")

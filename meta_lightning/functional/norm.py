@@ -77,14 +77,19 @@ def use_episode_statistics(net: nn.Module) -> tuple[list[str], list[str]]:
         The names of the layers that had running statistics and lost them, and those of the frozen ones.
     """
     converted, frozen = [], []
-    for name, norm in [(name, module) for name, module in net.named_modules() if isinstance(module, _BatchNorm)]:
+    replacements: dict[_BatchNorm, EpisodeNorm] = {}
+    # A layer that is used in several places has a name in each, and gets one replacement.
+    for name, norm in [*net.named_modules(remove_duplicate=False)]:
+        if not isinstance(norm, _BatchNorm):
+            continue
         if _is_frozen(norm):
             frozen.append(name)
+            norm.eval()
             continue
-        if norm.running_mean is not None:
+        if norm not in replacements and norm.running_mean is not None:
             converted.append(name)
         parent, _, child = name.rpartition(".")
-        setattr(net.get_submodule(parent), child, EpisodeNorm(norm))
+        setattr(net.get_submodule(parent), child, replacements.setdefault(norm, EpisodeNorm(norm)))
     return converted, frozen
 
 

@@ -5,6 +5,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from meta_lightning.errors import ConfigError
+
 
 def _block(in_channels: int, width: int, downsample: str) -> nn.Sequential:
     stride = 2 if downsample == "stride" else 1
@@ -33,6 +35,9 @@ class Conv4(nn.Module):
         width: Filters of each convolution.
         downsample: ``stride`` or ``max_pool``.
         image_size: Height and width of the images; with ``max_pool`` it decides the head's input width.
+
+    Raises:
+        ConfigError: If the images are too small for ``max_pool``.
     """
 
     def __init__(
@@ -49,6 +54,8 @@ class Conv4(nn.Module):
             *[_block(before, after, downsample) for before, after in itertools.pairwise(channels)]
         )
         self.spatial_mean = downsample == "stride"
+        if not self.spatial_mean and image_size < 16:
+            raise ConfigError(f"net.image_size is {image_size}; max_pool halves it four times: expected 16 or more")
         features = width if self.spatial_mean else width * (image_size // 16) ** 2
         self.head = nn.Identity() if out_features is None else nn.Linear(features, out_features)
 

@@ -335,3 +335,24 @@ def test_frozen_layers_predict_with_their_running_statistics(protocol):
     found = predict(net, {}, support, query_or_support, protocol)
     torch.testing.assert_close(found, expected[protocol](), rtol=1e-4, atol=1e-4)  # its epsilon is left out by hand
     assert all(torch.equal(frozen.state_dict()[name], before[name]) for name in before)
+
+
+def test_a_layer_that_does_not_learn_is_put_in_eval_mode():
+    net = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)).requires_grad_(False)
+    use_episode_statistics(net)
+    x = torch.randn(4, 2)
+    before = net[1].running_mean.clone()
+    # Fresh running statistics are mean 0 and variance 1.
+    torch.testing.assert_close(predict(net, {}, x, x, "transductive"), net[0](x) / (1 + 1e-5) ** 0.5)
+    assert torch.equal(net[1].running_mean, before)
+    assert not net[1].training
+
+
+def test_a_layer_used_in_two_places_is_replaced_in_both():
+    shared = nn.BatchNorm1d(3)
+    net = nn.Sequential(nn.Linear(3, 3), shared, nn.Linear(3, 3), shared)
+    before = [name for name, _ in net.named_parameters()]
+    use_episode_statistics(net)
+    assert isinstance(net[1], EpisodeNorm)
+    assert net[3] is net[1]
+    assert [name for name, _ in net.named_parameters()] == before

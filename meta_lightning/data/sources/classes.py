@@ -29,6 +29,11 @@ class LabelledImages:
     """
 
     def __init__(self, images: Tensor, names: list[str], rotations: Rotations = "none", split: str = "") -> None:
+        if rotations != "none" and images.shape[-2] != images.shape[-1]:
+            raise ConfigError(
+                f"pictures are {images.shape[-2]}x{images.shape[-1]} and rotations are {rotations!r}; "
+                "expected square pictures, or rotations: none"
+            )
         self.images = images
         self.names = names
         self._rotations = rotations

@@ -48,6 +48,8 @@ class Omniglot(Source):
         rotations: Rotations = "per_task",
         image_size: int = 28,
     ) -> None:
+        if image_size < 1:
+            raise ConfigError(f"data.source.init_args.image_size is {image_size}; expected 1 or more, for example 28")
         self._root = Path(root) if root else _default_root()
         self._download = download
         self._split = split
@@ -76,7 +78,8 @@ class Omniglot(Source):
 
     def fingerprint(self) -> str:
         """Archives by their checksum, size and split."""
-        return f"omniglot {self._checksum()} {self._image_size}px {self._split} {self._split_seed} {self._rotations}"
+        split = f"{self._split} {self._split_seed}" if self._split == "random" else self._split
+        return f"omniglot {self._checksum()} {self._image_size}px {split} {self._rotations}"
 
     def constants(self) -> dict[str, Any]:
         """Size, polarity and scale of the pictures."""
@@ -116,6 +119,11 @@ class Omniglot(Source):
         if self._split == "vinyals":
             lists = resources.files("meta_lightning.data.sources") / "splits" / "omniglot_vinyals"
             return {split: (lists / f"{split}.txt").read_text().split() for split in _RANDOM_SPLIT}
+        if len(names) != sum(_RANDOM_SPLIT.values()):
+            raise ConfigError(
+                f"{self._root} has {len(names)} characters; expected the {sum(_RANDOM_SPLIT.values())} of the official "
+                "archives: set data.source.init_args.root"
+            )
         order = random.choose(random.key(self._split_seed), len(names), len(names)).tolist()
         members, start = {}, 0
         for split, size in _RANDOM_SPLIT.items():

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from meta_lightning.data.sources.base import Family, Source
+from meta_lightning.errors import ConfigError
 from meta_lightning.functional import random
 from meta_lightning.types import EpisodeShape, Examples, Split, Task
 
@@ -51,7 +52,9 @@ class _Sinusoids:
         self._x = x
 
     def check(self, shape: EpisodeShape) -> None:
-        """Every shape can be drawn."""
+        """A function has no classes."""
+        if shape.ways is not None:
+            raise ConfigError(f"data.ways is {shape.ways}, but sinusoids have no classes; leave data.ways out")
 
     def _numbers(self, keys: Tensor, shape: EpisodeShape) -> tuple[Tensor, Tensor, Tensor]:
         """Amplitude and phase ``[tasks, 1]``, and inputs ``[tasks, examples]``, from one stream per task."""
