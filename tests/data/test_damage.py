@@ -4,6 +4,8 @@ import functools
 import io
 import operator
 import socket
+import subprocess
+import sys
 import threading
 import zipfile
 
