@@ -21,7 +21,7 @@ def main(root: str | None = None, ways: int = 5, shots: int = 1, queries: int = 
     for first in range(0, tasks, 100):
         batch = data.on_after_batch_transfer(data.draw("test", torch.arange(first, min(first + 100, tasks))), 0)
         support, query = batch.support.x.flatten(2), batch.query.x.flatten(2)  # [tasks, examples, pixels]
-        means = support.unflatten(1, (ways, shots)).mean(2)  # the support set stands class by class
+        means = support.view(len(support), ways, shots, -1).mean(2)  # the support set stands class by class
         accuracies.append((torch.cdist(query, means).argmin(-1) == batch.query.y).float().mean(1))
     mean, interval = mean_and_interval(torch.cat(accuracies))
     print(f"nearest class mean: {mean:.2%} ± {interval:.2%} over {tasks} tasks, episodes {data.episode_hash('test')}")
@@ -29,4 +29,4 @@ def main(root: str | None = None, ways: int = 5, shots: int = 1, queries: int = 
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:2])
+    main(sys.argv[1] if len(sys.argv) > 1 else None)

@@ -7,8 +7,9 @@ from typing import Any
 
 from jsonargparse import ArgumentError, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning_utilities.core.rank_zero import rank_zero_only
 from torch import nn
 
 from meta_lightning import algorithms, nets
@@ -17,8 +18,9 @@ from meta_lightning.callbacks import Checkpoints, MetaStepProgress, TestReport
 from meta_lightning.data import EpisodicDataModule, Source, sources
 from meta_lightning.errors import ConfigError, DivergedError
 from meta_lightning.explain import explain
-from meta_lightning.runs import check_weights, differences, find_checkpoint, read_checkpoint, run_folder, version_number
-from meta_lightning.settings import check_trainer, link_ways
+from meta_lightning.preflight import check_run
+from meta_lightning.runs import find_checkpoint, run_folder, version_number
+from meta_lightning.settings import check_nulls, check_sections, check_trainer, link_ways
 
 # What a config may name without a module, for messages; anybody's class may be named by its dotted path.
 _CLASSES = {
@@ -60,6 +62,8 @@ class MetaCLI(LightningCLI):
         except ArgumentError as error:
             options = {action.dest for command in self._subcommand_parsers.values() for action in command._actions}
             raise ConfigError(explain(str(error), options, _CLASSES)) from error
+        except (UnicodeDecodeError, RecursionError, OSError) as error:
+            raise ConfigError(f"--config can't be read ({error}); expected a YAML file") from error
 
     def _parse_ckpt_path(self) -> None:
         """Lightning would let the checkpoint's hyper-parameters override the command line; here they never do."""
@@ -72,9 +76,12 @@ class MetaCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Fills in what follows from other keys, and finds the checkpoint."""
         settings = self._settings
+        check_sections(settings.config or [])
+        check_nulls("model", MetaModule, {"init_args": settings.model})
+        check_nulls("data", EpisodicDataModule, settings.data)
+        check_trainer(settings.trainer)
         if settings.data.seed is None:
             settings.data.seed = settings.seed_everything
-        check_trainer(settings.trainer)
         link_ways(settings)
         if settings.trainer.enable_progress_bar is not False and "ProgressBar" not in str(settings.trainer.callbacks):
             self.trainer_defaults["callbacks"].append(MetaStepProgress())
@@ -96,7 +103,21 @@ class MetaCLI(LightningCLI):
                 raise
             raise cause from None
 
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        try:
+            return super()._instantiate_trainer(config, callbacks)
+        except (ValueError, TypeError, ImportError) as error:
+            raise ConfigError(f"trainer: {error}") from error
+
+    def _set_seed(self) -> None:
+        seed = self._settings.seed_everything
+        if not isinstance(seed, bool) and not 0 <= seed < 2**32:
+            raise ConfigError(f"seed_everything is {seed}; expected a whole number from 0 to {2**32 - 1}")
+        super()._set_seed()
+
     def _resolve_checkpoint(self, settings: Namespace) -> None:
+        if settings.untrained and (settings.ckpt_path is not None or self.subcommand == "fit"):
+            raise ConfigError("--untrained true measures the initialisation: leave it out with --ckpt_path or fit")
         if settings.ckpt_path is None:
             if self.subcommand != "fit" and not settings.untrained:
                 raise ConfigError(
@@ -115,15 +136,9 @@ class MetaCLI(LightningCLI):
             options["version"] = version  # events and report go on in the run that the checkpoint is from
 
     def _check_inputs(self) -> None:
-        """Finds what is wrong with the data and the checkpoint before a run folder is made."""
-        self.datamodule.prepare_data()
-        self.datamodule.setup(str(self.subcommand))
+        """Finds what is wrong before a run folder is made."""
         path = self._settings.ckpt_path
-        if path is not None:
-            checkpoint = read_checkpoint(Path(path))
-            check_weights(Path(path), checkpoint["state_dict"], self.model.state_dict())
-            for difference in differences(checkpoint.get("settings", {}), self.model.settings()):
-                print(f"Note: {difference}")
+        check_run(str(self.subcommand), self.model, self.datamodule, self.trainer, Path(path) if path else None)
 
     before_fit = before_validate = before_test = _check_inputs
 
@@ -138,6 +153,8 @@ class MetaCLI(LightningCLI):
             return
         best, last = (Path(folder, "checkpoints", f"{name}.ckpt") for name in ("best", "last"))
         checkpoint = best if best.is_file() else last
+        if not checkpoint.is_file():
+            return  # nothing was trained
         print(
             f"\nRun: {folder}\n"
             f"Test it: python -m meta_lightning test --config {folder}/config.yaml --ckpt_path {checkpoint}\n"
@@ -166,7 +183,8 @@ def main(args: list[str] | None = None) -> int:
     except (ConfigError, MisconfigurationException, DivergedError) as error:
         if debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        if getattr(rank_zero_only, "rank", 0) == 0:
+            print(f"error: {error}", file=sys.stderr)
         return 1 if isinstance(error, DivergedError) else 2
     return 0
 

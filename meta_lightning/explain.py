@@ -34,6 +34,10 @@ def explain(text: str, options: Iterable[str], classes: Mapping[str, Iterable[st
         return f"{key or 'the command line'} lacks {missing}; set it there or in --config"
     if "has no attribute" in text and (found := re.search(r"Got value: (?:Namespace\(class_path=')?([\w.]+)", text)):
         return _unknown_class(key, found[1], classes)
+    if found := re.search(r"Problem with given class_path '(\S+)':\s+(?:No module|module|.*not correspond)", text):
+        return _unknown_class(key, found[1], classes)
+    if "Expected an instantiatable class" in text:
+        return f"{key} is an abstract class; expected {_known_classes(key, classes)}"
     takes_number = re.search(r"Expected a <class '(int|float)'>", text)
     if not takes_number and (found := re.search(r"Expected a dot import path string: (\S+)", text)):
         return _unknown_class(key, found[1], classes)
@@ -42,8 +46,13 @@ def explain(text: str, options: Iterable[str], classes: Mapping[str, Iterable[st
     if key == "config":
         return f"--config: {text.partition(': ')[2]}"
     if found := re.search(r"Given value: (.+)", text):
-        expected = [_readable(kind) for kind in re.findall(r"Expected an? (<class.+>)", text[: found.start()])]
-        return f"{key} is {found[1].partition('. Got')[0]}; expected {' or '.join(dict.fromkeys(expected))}"
+        kinds = re.findall(r"Expected an? (<class.+>|typing\.Literal\[.+\])", text[: found.start()])
+        expected = [_readable(kind) for kind in kinds] + ["a function"] * (
+            "expects a function" in text[text.rfind("Parser key") :]
+        )
+        nested = re.fullmatch(r"NestedArg\(key='.*?', val='?(.*?)'?\)", found[1])
+        given = nested[1] if nested else found[1].partition(". Got")[0]
+        return f"{key} is {given}; expected {' or '.join(dict.fromkeys(expected)) or 'another value'}"
     return " ".join(text.split())
 
 
@@ -62,9 +71,13 @@ def _unknown_key(key: str, known: Iterable[str]) -> str:
 
 
 def _unknown_class(key: str, found: str, classes: Mapping[str, Iterable[str]]) -> str:
+    return f"{key}: there is no class {found}; expected {_known_classes(key, classes)}"
+
+
+def _known_classes(key: str, classes: Mapping[str, Iterable[str]]) -> str:
     known = [*classes.get(key.rpartition(".")[2], ())]
     ours = f"one of {', '.join(known)}, or " if known else ""
-    return f"{key}: there is no class {found}; expected {ours}the dotted path of a class"
+    return f"{ours}the dotted path of a class"
 
 
 def _parameters(text: str) -> list[str]:

@@ -68,9 +68,36 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise ConfigError(
             f"{path} can't be read ({_first_line(error)}); expected a whole checkpoint: check --ckpt_path"
         ) from error
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+    weights = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
+    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
         raise ConfigError(f"{path} is no checkpoint: it holds no state_dict; check --ckpt_path")
     return cast(dict[str, Any], checkpoint)
+
+
+def check_resumable(path: Path, checkpoint: dict[str, Any], settings: dict[str, Any], episodes: dict[str, Any]) -> None:
+    """Refuses to go on with a run under other episodes or another optimizer: it would be neither run.
+
+    Args:
+        path: Named in the message.
+        checkpoint: What is resumed.
+        settings: This run's settings of the algorithm.
+        episodes: This run's source, shapes and seed.
+
+    Raises:
+        ConfigError: Names both values.
+    """
+    missing = [key for key in ("optimizer_states", "loops", "global_step", "settings") if key not in checkpoint]
+    if missing:
+        raise ConfigError(f"{path} can't be resumed: it lacks {', '.join(missing)}; use it with test, or start anew")
+    pairs = [("model.optimizer", checkpoint["settings"].get("optimizer"), settings.get("optimizer"))]
+    then = checkpoint.get("EpisodicDataModule", {})
+    pairs += [(f"data.{key}", then.get(key), episodes[key]) for key in ("source", "train_shape", "seed")]
+    for key, before, now in pairs:
+        if before != now:
+            raise ConfigError(
+                f"{key} is {now}, but {before} in {path}: a resumed run keeps it; set it back, or start a new run "
+                "without --ckpt_path"
+            )
 
 
 def differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -1,27 +1,86 @@
 """Rules between settings: what follows from another key, and what can't be heeded."""
 
+from importlib import import_module
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import yaml
 from jsonargparse import Namespace
 
 from meta_lightning.errors import ConfigError
 
 
+def check_sections(files: list[Any]) -> None:
+    """Refuses a config file with a section that is no mapping: the parser would pass over it without a word.
+
+    Args:
+        files: The paths given with ``--config``.
+    """
+    for file in files:
+        path = Path(str(file))
+        content = yaml.safe_load(path.read_text()) if path.is_file() else {}
+        for section in ("model", "data", "trainer", "checkpoint"):
+            if section in content and not isinstance(content[section], dict):
+                raise ConfigError(f"{path}: {section} is {content[section]!r}; expected a mapping of its keys")
+
+
+def check_nulls(key: str, owner: type, values: Namespace | dict[str, Any]) -> None:
+    """Refuses null for keys that do not take it, in a class's arguments and those of the classes below.
+
+    Args:
+        key: The dotted name of the class's key, for messages.
+        owner: The class.
+        values: Its arguments.
+    """
+    for name, value in (values if isinstance(values, dict) else vars(values)).items():
+        if isinstance(value, Namespace) and "class_path" in value:
+            check_nulls(f"{key}.{name}", _named(value.class_path), value.get("init_args") or {})
+        elif value is None and not _takes_null(owner, name):
+            raise ConfigError(f"{key}.{name} is null, which it does not take; give a value or leave the key out")
+
+
+def _named(path: str) -> type:
+    module, _, name = path.rpartition(".")
+    found: type = getattr(import_module(module), name)
+    return found
+
+
+def _takes_null(owner: type, name: str) -> bool:
+    for base in getattr(owner, "__mro__", ()):
+        parameter = signature(base.__init__).parameters.get(name)
+        if parameter is not None:
+            return parameter.default is None or "None" in str(parameter.annotation)
+    return True
+
+
 def check_trainer(trainer: Namespace) -> None:
-    """Refuses the trainer's keys that manual optimization can't heed, naming the keys that do their work."""
-    instead = {
-        "gradient_clip_val": "model.grad_clip instead",
-        "accumulate_grad_batches": "data.meta_batch_size, and model.task_chunk for memory",
+    """Refuses the trainer's keys that manual optimization or training by meta-steps can't heed."""
+    interval = trainer.val_check_interval
+    by_itself = "meta-learning steps its optimizer itself: set "
+    by_steps = "training counts meta-steps, not epochs: "
+    refusals = {
+        "gradient_clip_val": (trainer.gradient_clip_val is not None, by_itself + "model.grad_clip instead"),
+        "accumulate_grad_batches": (
+            trainer.accumulate_grad_batches != 1,
+            by_itself + "data.meta_batch_size, and model.task_chunk for memory",
+        ),
+        "check_val_every_n_epoch": (trainer.check_val_every_n_epoch is not None, by_steps + "leave it null"),
+        "val_check_interval": (
+            interval is not None and (not isinstance(interval, int) or interval < 1),
+            by_steps + "expected a whole number of meta-steps",
+        ),
+        "overfit_batches": (bool(trainer.overfit_batches), by_steps + "set data.meta_batch_size and data.val_tasks"),
     }
-    defaults = {"gradient_clip_val": None, "accumulate_grad_batches": 1}
-    for key, remedy in instead.items():
-        if trainer[key] != defaults[key]:
-            raise ConfigError(
-                f"trainer.{key} is {trainer[key]}; meta-learning steps its optimizer itself: set {remedy}"
-            )
+    for key, (refused, remedy) in refusals.items():
+        if refused:
+            raise ConfigError(f"trainer.{key} is {trainer[key]}; {remedy}")
 
 
 def link_ways(settings: Namespace) -> None:
     """A classifier's width is the number of ways; a net that was given another width is refused."""
-    ways, train_ways, net = settings.data.ways, settings.data.train_ways, settings.model.init_args.net
+    ways, train_ways = settings.data.ways, settings.data.train_ways
+    net = (settings.model.get("init_args") or {}).get("net")
     options = net.get("init_args") if isinstance(net, Namespace) else None
     if ways is None or options is None or "out_features" not in options:
         return

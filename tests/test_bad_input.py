@@ -56,6 +56,44 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--model.task_chunk=0"], "model.task_chunk is 0; expected 1 or more, or null for all tasks at once"),
         (["--data.shots=0"], "data.shots is 0; expected 1 or more"),
         (["--data.meta_batch_size=-3"], "data.meta_batch_size is -3; expected 1 or more"),
+        (["--model.inner_lr=.inf"], "model.inner_lr is inf; expected a finite number from 0"),
+        (["--model.inner_lr=null"],
+         "model.init_args.inner_lr is null, which it does not take; give a value or leave the key out"),
+        (["--model.task_loop=null"],
+         "model.init_args.task_loop is null, which it does not take; give a value or leave the key out"),
+        (["--model.grad_clip=0"], "model.grad_clip is 0.0; expected more than 0, or null for no limit"),
+        (["--model.net=pkg.nope"],
+         "model.net: there is no class pkg.nope; expected one of MLP, Conv4, or the dotted path of a class"),
+        (["--model=MetaModule"],
+         "model is an abstract class; expected one of MAMLModule, or the dotted path of a class"),
+        (["--model.loss=pkg.f"],
+         "model.loss is pkg.f; expected 'auto' or 'cross_entropy' or 'mse' or a function"),
+        (["--model.loss=cross_entropy"],
+         "model.loss is cross_entropy, but the targets are values; expected mse or auto"),
+        (["--model.loss=torch.nn.functional.l1_loss", "--model.net.out_features=2"],
+         "model.net gives float32 [10, 2] for targets [10, 1] up to 2.4; expected floats [10, 1]: check its width"),
+        (["--model.net.in_features=3"], "model.net takes no inputs of shape [10, 1]: mat1 and mat2 shapes cannot be "
+         "multiplied (10x1 and 3x40)"),
+        (["--model.net=torch.nn.Identity"],
+         "model.net has no parameter that learns; expected a net with parameters that require grad"),
+        (["--model.optimizer.lr=-1"],
+         "model.optimizer or model.lr_scheduler can't be made: Invalid learning rate: -1.0"),
+        (["--model.lr_scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau"],
+         "model.lr_scheduler is ReduceLROnPlateau, which needs a metric; expected a schedule of the meta-step, for "
+         "example torch.optim.lr_scheduler.CosineAnnealingLR"),
+        (["--checkpoint.monitor=val/nope"], "checkpoint.monitor is val/nope; expected one of val/loss, "
+         "val/loss_before, val/mse, val/mse_before"),
+        (["--data.ways=5"], "data.ways is 5, but model.init_args.net.init_args.out_features is 1; "
+         "make them equal, or leave out_features out"),
+        (["--data.num_workers=-1"], "data.num_workers is -1; expected 0 or more"),
+        (["--seed_everything=-1"], "seed_everything is -1; expected a whole number from 0 to 4294967295"),
+        (["--untrained=true"],
+         "--untrained true measures the initialisation: leave it out with --ckpt_path or fit"),
+        (["--trainer.val_check_interval=0"], "trainer.val_check_interval is 0; training counts meta-steps, not "
+         "epochs: expected a whole number of meta-steps"),
+        (["--trainer.devices=x"], "trainer: `devices` selected with `CPUAccelerator` should be an int > 0."),
+        (["--trainer.devices=2", "--trainer.strategy=ddp", "--data.meta_batch_size=3"],
+         "data.meta_batch_size is 3, which 2 processes do not divide; choose a multiple"),
         (["--ckpt_path=nowhere.ckpt"],
          "--ckpt_path nowhere.ckpt: no such file; expected last, best or the path of a checkpoint"),
         (["--ckpt_path=last"], "--ckpt_path last: none of the 0 runs in logs/sinusoid/maml holds "
@@ -92,6 +130,16 @@ def test_a_wrong_line_of_yaml_is_named(
     assert old in text
     Path("wrong.yaml").write_text(text.replace(old, new))
     assert refused(["fit", "--config", "wrong.yaml"], capsys) == message
+
+
+def test_a_section_that_is_no_mapping_is_refused(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (repository / SINUSOID).read_text()
+    Path("wrong.yaml").write_text(text[: text.index("trainer:")] + "trainer: [1, 2]\n")
+    assert refused(["fit", "--config", "wrong.yaml"], capsys) == (
+        "wrong.yaml: trainer is [1, 2]; expected a mapping of its keys"
+    )
+    Path("binary.yaml").write_bytes(b"\xff\xfe\x00")
+    assert "expected a YAML file" in refused(["fit", "--config", "binary.yaml"], capsys)
 
 
 def test_other_slips_of_the_command_line(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -189,6 +237,44 @@ def test_checkpoints_that_can_not_be_used_are_refused(
             "check model.class_path and model.init_args.net, or --ckpt_path"
         )
     assert not Path("code_was_run").exists()
+
+
+def test_a_run_is_resumed_only_as_it_was(repository: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(trained, RUN)
+    resume = ["fit", "--config", str(repository / SINUSOID), *SHORT, "--ckpt_path=last"]
+    ending = (
+        f" in {RUN}/checkpoints/last.ckpt: a resumed run keeps it; set it back, or start a new run without --ckpt_path"
+    )
+    assert refused([*resume, "--seed_everything=1"], capsys) == "data.seed is 1, but 0" + ending
+    assert refused([*resume, "--data.train_shots=3"], capsys) == (
+        "data.train_shape is [None, 3, 10], but [None, 10, 10]" + ending
+    )
+    assert refused([*resume, "--data.source.phase=[0, 1]"], capsys).startswith("data.source is sinusoid")
+    assert (
+        refused([*resume, "--model.optimizer=torch.optim.SGD"], capsys) == "model.optimizer is SGD, but Adam" + ending
+    )
+
+
+def test_the_checkpoints_of_another_run_are_not_overwritten(
+    repository: Path, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(trained, RUN)
+    again = ["fit", "--config", str(repository / SINUSOID), *SHORT, "--trainer.logger.version=0"]
+    assert refused(again, capsys) == (
+        f"{RUN}/checkpoints holds the checkpoints of another run; resume it with --ckpt_path last, or give the logger "
+        "another version or name"
+    )
+
+
+def test_evaluating_on_another_source_says_so(
+    repository: Path, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(trained, RUN)
+    test = ["test", "--config", str(repository / SINUSOID), *SHORT, "--ckpt_path=last"]
+    assert main([*test, "--data.source.phase=[0, 1]"]) == 0
+    assert "classes of this evaluation may have been trained on" in capsys.readouterr().out
+    assert main(test) == 0
+    assert "Note:" not in capsys.readouterr().out
 
 
 def test_debug_shows_the_traceback(repository: Path) -> None:

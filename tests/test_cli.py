@@ -101,6 +101,13 @@ def test_resume_goes_on_in_the_same_version_and_is_the_same_run(config: list[str
     assert [(at.step, at.value) for at in curves[0]] == [(at.step, at.value) for at in curves[1]]
 
 
+def test_a_resumed_run_heeds_the_outer_rate_of_the_command_line(config: list[str]) -> None:
+    assert main(["fit", *config]) == 0
+    assert main(["fit", *config, "--trainer.max_steps=6", "--ckpt_path=last", "--model.optimizer.lr=0.5"]) == 0
+    (group,) = load(RUN / "checkpoints/last.ckpt")["optimizer_states"][0]["param_groups"]
+    assert group["lr"] == 0.5
+
+
 def test_last_means_the_newest_version_that_has_one(config: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     for _ in range(2):
         assert main(["fit", *config]) == 0

@@ -47,7 +47,7 @@ class MetaModule(LightningModule, ABC):
         grad_clip_value: Largest size of each entry of the meta-gradient; null for no limit.
 
     Raises:
-        ConfigError: If ``task_chunk`` is below 1.
+        ConfigError: If ``task_chunk`` is below 1, or a limit of the gradient is not above 0.
     """
 
     def __init__(
@@ -67,6 +67,9 @@ class MetaModule(LightningModule, ABC):
         super().__init__()
         if task_chunk is not None and task_chunk < 1:
             raise ConfigError(f"model.task_chunk is {task_chunk}; expected 1 or more, or null for all tasks at once")
+        for key, limit in (("grad_clip", grad_clip), ("grad_clip_value", grad_clip_value)):
+            if limit is not None and not limit > 0:
+                raise ConfigError(f"model.{key} is {limit}; expected more than 0, or null for no limit")
         self.automatic_optimization = False
         self.net = net
         self.optimizer = optimizer
@@ -216,7 +219,8 @@ class MetaModule(LightningModule, ABC):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The outer optimizer and its schedule, over the parameters that learn."""
-        optimizer = self.optimizer(param for param in self.parameters() if param.requires_grad)
+        optimizer = self.optimizer([param for param in self.parameters() if param.requires_grad])
+        self._outer_settings = dict(optimizer.defaults)
         if self.lr_scheduler is None:
             return optimizer
         scheduler = self.lr_scheduler(optimizer)
@@ -227,10 +231,17 @@ class MetaModule(LightningModule, ABC):
             )
         return [optimizer], [scheduler]
 
+    def on_train_start(self) -> None:
+        """On a resume, the optimizer's settings are this run's and not the checkpoint's."""
+        if self.lr_scheduler is None:  # a schedule owns the rate, and goes on from where it stood
+            for group in cast(LightningOptimizer, self.optimizers()).param_groups:
+                group.update(self._outer_settings)
+
     def settings(self) -> dict[str, bool | int | float | str]:
         """The plain settings of this algorithm by name: what a checkpoint remembers for comparison."""
         names = {*signature(type(self).__init__).parameters, *signature(MetaModule.__init__).parameters}
         values = {name: getattr(self, name, None) for name in sorted(names)}
+        values["optimizer"] = type(self.optimizer([torch.nn.Parameter(torch.zeros(1))])).__name__
         return {name: value for name, value in values.items() if isinstance(value, bool | int | float | str)}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

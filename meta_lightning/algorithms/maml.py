@@ -1,5 +1,6 @@
 """Model-agnostic meta-learning (MAML) and its first-order approximation (FOMAML)."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -34,7 +35,7 @@ class MAMLModule(MetaModule):
         **shared: The keys of `MetaModule`.
 
     Raises:
-        ConfigError: If a number of steps is negative.
+        ConfigError: If a number of steps or the rate is negative.
     """
 
     def __init__(
@@ -51,6 +52,8 @@ class MAMLModule(MetaModule):
         self.inner_steps = inner_steps
         self.eval_inner_steps = inner_steps if eval_inner_steps is None else eval_inner_steps
         self.first_order = first_order
+        if not 0 <= inner_lr < math.inf:
+            raise ConfigError(f"model.inner_lr is {inner_lr}; expected a finite number from 0")
         for key in ("inner_steps", "eval_inner_steps"):
             if getattr(self, key) < 0:
                 raise ConfigError(f"model.{key} is {getattr(self, key)}; expected 0 or more")

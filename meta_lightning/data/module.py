@@ -73,8 +73,11 @@ class EpisodicDataModule(LightningDataModule):
         counts |= {"train_shots": train_shots, "train_queries": train_queries, "meta_batch_size": meta_batch_size}
         counts |= {"eval_batch_size": eval_batch_size, "val_tasks": val_tasks, "test_tasks": test_tasks}
         for key, value in counts.items():
-            if value is not None and value < 1:
+            if value is not None and not 1 <= value < 2**31:
                 raise ConfigError(f"data.{key} is {value}; expected 1 or more")
+        for key, value in {"seed": seed, "eval_seed": eval_seed, "num_workers": num_workers}.items():
+            if value is not None and not 0 <= value < 2**32:
+                raise ConfigError(f"data.{key} is {value}; expected 0 or more")
         self.source = source
         self.eval_shape = EpisodeShape(ways, shots, queries)
         self.train_shape = EpisodeShape(train_ways or ways, train_shots or shots, train_queries or queries)
@@ -105,6 +108,30 @@ class EpisodicDataModule(LightningDataModule):
             family = self._families[split] = self.source.load(split)
             family.check(self._shape(split))
 
+    def check_shares(self, stage: str, processes: int) -> None:
+        """Refuses tasks that the processes can't share equally: a mean of means is the mean only then.
+
+        Args:
+            stage: ``fit``, ``validate`` or ``test``.
+            processes: How many there are.
+
+        Raises:
+            ConfigError: Names the key and both numbers.
+        """
+        shares = {"meta_batch_size": self.meta_batch_size} if stage == "fit" else {}
+        shares |= {"test_tasks": self.test_tasks} if stage == "test" else {"val_tasks": self.val_tasks}
+        shares |= {"eval_batch_size": self.eval_batch_size}
+        for key, tasks in shares.items():
+            if tasks % processes:
+                raise ConfigError(
+                    f"data.{key} is {tasks}, which {processes} processes do not divide; choose a multiple"
+                )
+
+    def sample(self, stage: str) -> Task:
+        """One task of a stage as a meta-batch of one, ready for a net."""
+        split: Split = {"fit": "train", "validate": "val", "test": "test"}[stage]  # type: ignore[assignment]  # a dict of literals is one of str
+        return self.on_after_batch_transfer(self.draw(split, torch.arange(1)), 0)
+
     def episode_hash(self, split: Split) -> str:
         """The fingerprint of a split's evaluation episodes: see `episodes.episode_hash`."""
         tasks = {"val": self.val_tasks, "test": self.test_tasks}[split]
@@ -114,7 +141,7 @@ class EpisodicDataModule(LightningDataModule):
         """Meta-batch ``s`` serves meta-step ``s``."""
         trainer = self.trainer
         assert trainer is not None
-        _check_shares("meta_batch_size", self.meta_batch_size, trainer.world_size)
+        self.check_shares("fit", trainer.world_size)
         batches = MetaBatches(
             partial(self.draw, "train"), self.meta_batch_size, trainer.global_rank, trainer.world_size
         )
@@ -166,8 +193,7 @@ class EpisodicDataModule(LightningDataModule):
     def _evaluation_loader(self, split: Split, tasks: int) -> DataLoader[Task]:
         trainer = self.trainer
         assert trainer is not None
-        _check_shares("eval_batch_size", self.eval_batch_size, trainer.world_size)
-        _check_shares(f"{split}_tasks", tasks, trainer.world_size)
+        self.check_shares("test" if split == "test" else "validate", trainer.world_size)
         batches = MetaBatches(
             partial(self.draw, split), self.eval_batch_size, trainer.global_rank, trainer.world_size, tasks
         )
@@ -182,9 +208,3 @@ class EpisodicDataModule(LightningDataModule):
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
-
-
-def _check_shares(key: str, tasks: int, processes: int) -> None:
-    """Equal shares for all processes: a mean of means is the mean only then."""
-    if tasks % processes:
-        raise ConfigError(f"data.{key} is {tasks}, which {processes} processes do not divide; choose a multiple")

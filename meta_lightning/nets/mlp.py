@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from meta_lightning.errors import ConfigError
+
 
 class MLP(nn.Sequential):
     """Linear layers with ReLU between them: the MAML paper's net for sinusoids is ``hidden=[40, 40]``.
@@ -14,10 +16,15 @@ class MLP(nn.Sequential):
         out_features: Width of the output; null for no output layer, the last hidden layer itself. On the command line
             null takes ``data.ways``.
         hidden: Width of each hidden layer.
+
+    Raises:
+        ConfigError: If a width is below 1.
     """
 
     def __init__(self, in_features: int, out_features: int | None = None, hidden: Sequence[int] = (40, 40)) -> None:
         widths = [in_features, *hidden]
+        if min(widths) < 1:
+            raise ConfigError(f"net.in_features and net.hidden are {widths}; expected widths of 1 or more")
         layers: list[nn.Module] = []
         for width, following in itertools.pairwise(widths):
             layers += [nn.Linear(width, following), nn.ReLU()]

@@ -1,0 +1,81 @@
+"""What is checked once everything is made, and before a run folder is: data, net, optimizer, checkpoint."""
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from meta_lightning.algorithms import MetaModule
+from meta_lightning.algorithms.probe import probe
+from meta_lightning.data import EpisodicDataModule
+from meta_lightning.errors import ConfigError
+from meta_lightning.runs import check_resumable, check_weights, differences, read_checkpoint
+
+
+def check_run(
+    stage: str, model: MetaModule, data: EpisodicDataModule, trainer: Trainer, checkpoint: Path | None
+) -> None:
+    """Refuses a run that can't work; notes where it differs from what its checkpoint remembers.
+
+    Args:
+        stage: ``fit``, ``validate`` or ``test``.
+        model: The algorithm.
+        data: The episodes.
+        trainer: The trainer.
+        checkpoint: What is resumed or evaluated.
+
+    Raises:
+        ConfigError: Says what to change.
+    """
+    data.prepare_data()
+    data.setup(stage)
+    data.check_shares(stage, trainer.world_size)
+    metric = probe(model, data.sample(stage))
+    if stage == "fit":
+        _check_monitor(trainer, metric)
+        _check_optimizer(model)
+        if checkpoint is None:
+            _check_folder(trainer)
+    if checkpoint is not None:
+        _check_checkpoint(stage, model, data, checkpoint)
+
+
+def _check_monitor(trainer: Trainer, metric: str) -> None:
+    known = [f"val/{name}{when}" for name in ("loss", metric) for when in ("", "_before")]
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set by Lightning's connectors
+        if isinstance(callback, ModelCheckpoint) and callback.monitor not in known:
+            raise ConfigError(f"checkpoint.monitor is {callback.monitor}; expected one of {', '.join(known)}")
+
+
+def _check_optimizer(model: MetaModule) -> None:
+    try:
+        model.configure_optimizers()
+    except (ValueError, TypeError, ZeroDivisionError, NotImplementedError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"model.optimizer or model.lr_scheduler can't be made: {error}") from error
+
+
+def _check_folder(trainer: Trainer) -> None:
+    folder = Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints"
+    if not trainer.fast_dev_run and any(folder.glob("*.ckpt")):  # type: ignore[attr-defined]  # as above
+        raise ConfigError(
+            f"{folder} holds the checkpoints of another run; resume it with --ckpt_path last, or give the logger "
+            "another version or name"
+        )
+
+
+def _check_checkpoint(stage: str, model: MetaModule, data: EpisodicDataModule, path: Path) -> None:
+    checkpoint = read_checkpoint(path)
+    check_weights(path, checkpoint["state_dict"], model.state_dict())
+    episodes: dict[str, Any] = checkpoint.get("EpisodicDataModule", {})
+    if stage == "fit":
+        check_resumable(path, checkpoint, model.settings(), data.state_dict())
+    elif episodes.get("source", data.source.fingerprint()) != data.source.fingerprint():
+        print(
+            f"Note: data.source is {data.source.fingerprint()} here, {episodes['source']} in the checkpoint: classes "
+            "of this evaluation may have been trained on"
+        )
+    for difference in differences(checkpoint.get("settings", {}), model.settings()):
+        print(f"Note: {difference}")
