@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "runs": set(),
     "explain": set(),
     "settings": set(),
+    "preflight": {"algorithms", "data", "runs"},
     "callbacks": {"callbacks", "algorithms", "data", "report", "runs", "version"},
 }
 # The functional core and the nets are usable without Lightning.

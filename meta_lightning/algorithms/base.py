@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from meta_lightning.algorithms.reduce import average_over_ranks
 from meta_lightning.errors import ConfigError, DivergedError
 from meta_lightning.functional import losses, norm
 from meta_lightning.functional.layers import make_exact
-from meta_lightning.functional.params import flatten, under, unflatten
+from meta_lightning.functional.params import under
 from meta_lightning.functional.tasks import Backend, count, map_tasks, mean_gradient
 from meta_lightning.types import Buffers, Examples, Metrics, Params, Task
 
@@ -180,27 +181,18 @@ class MetaModule(LightningModule, ABC):
         figures = {f"train/{name}": values.mean() for name, values in metrics.items()}
         if log_now:
             figures |= self._before(tasks)
-        self._average_over_ranks([*grads.values(), *changed.values(), *figures.values()], tasks)
+        if not average_over_ranks([*grads.values(), *changed.values(), *figures.values()], self.trainer):
+            raise DivergedError(
+                f"meta-step {self.global_step}: the loss or the meta-gradient is not finite (tasks "
+                f"{tasks.index.tolist()}); the weights were left as they are. "
+                "Lower model.inner_lr or the optimizer's lr, or set model.grad_clip"
+            )
         for name, value in changed.items():
             buffers[name].copy_(value)
         self._update(grads)
         if log_now:
             self.log("train/loss", figures.pop("train/loss"), prog_bar=True, batch_size=count(tasks))
             self.log_dict(figures, batch_size=count(tasks))
-
-    def _average_over_ranks(self, tensors: list[Tensor], tasks: Task) -> None:
-        """Averages over processes, in place, in one collective; stops everybody where a value is not finite."""
-        flat = flatten(tensors)
-        if self.trainer.world_size > 1:
-            flat = cast(Tensor, self.trainer.strategy.reduce(flat, reduce_op="mean"))
-            for tensor, mean in zip(tensors, unflatten(flat, tensors), strict=True):
-                tensor.copy_(mean)
-        if not torch.isfinite(flat).all():
-            raise DivergedError(
-                f"meta-step {self.global_step}: the loss or the meta-gradient is not finite (tasks "
-                f"{tasks.index.tolist()}); the weights were left as they are. "
-                "Lower model.inner_lr or the optimizer's lr, or set model.grad_clip"
-            )
 
     def _update(self, grads: Params) -> None:
         optimizer = cast(LightningOptimizer, self.optimizers())
