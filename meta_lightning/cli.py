@@ -19,7 +19,7 @@ from meta_lightning.data import EpisodicDataModule, Source, sources
 from meta_lightning.errors import ConfigError, DivergedError
 from meta_lightning.explain import explain
 from meta_lightning.preflight import check_run
-from meta_lightning.runs import find_checkpoint, run_folder, version_number
+from meta_lightning.runs import find_checkpoint, run_folder, say, version_number
 from meta_lightning.settings import check_nulls, check_sections, check_trainer, link_ways
 
 # What a config may name without a module, for messages; anybody's class may be named by its dotted path.
@@ -76,12 +76,14 @@ class MetaCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Fills in what follows from other keys, and finds the checkpoint."""
         settings = self._settings
+        self._given = settings.clone()
+        self._given.ckpt_path = None
         check_sections(settings.config or [])
         check_nulls("model", MetaModule, {"init_args": settings.model})
         check_nulls("data", EpisodicDataModule, settings.data)
         check_trainer(settings.trainer)
         if settings.data.seed is None:
-            settings.data.seed = settings.seed_everything
+            settings.data.seed = int(settings.seed_everything)
         link_ways(settings)
         if settings.trainer.enable_progress_bar is not False and "ProgressBar" not in str(settings.trainer.callbacks):
             self.trainer_defaults["callbacks"].append(MetaStepProgress())
@@ -104,10 +106,13 @@ class MetaCLI(LightningCLI):
             raise cause from None
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        used, self.config[self.subcommand] = self._settings, self._given  # `config.yaml` is to start a run like this
         try:
             return super()._instantiate_trainer(config, callbacks)
         except (ValueError, TypeError, ImportError) as error:
             raise ConfigError(f"trainer: {error}") from error
+        finally:
+            self.config[self.subcommand] = used
 
     def _set_seed(self) -> None:
         seed = self._settings.seed_everything
@@ -126,10 +131,11 @@ class MetaCLI(LightningCLI):
                 )
             return
         logger = settings.trainer.logger
+        logger = logger[0] if isinstance(logger, list) and logger else logger
         options: Any = logger.init_args if isinstance(logger, Namespace) else {}
         runs = Path(options.get("save_dir") or "logs") / (options.get("name") or "")
         path = find_checkpoint(str(settings.ckpt_path), runs)
-        print(f"Checkpoint: {path}")
+        say(f"Checkpoint: {path}")
         settings.ckpt_path = str(path)
         version = version_number(run_folder(path))
         if run_folder(path).parent.resolve() == runs.resolve() and version >= 0:

@@ -52,7 +52,8 @@ def explain(text: str, options: Iterable[str], classes: Mapping[str, Iterable[st
         )
         nested = re.fullmatch(r"NestedArg\(key='.*?', val='?(.*?)'?\)", found[1])
         given = nested[1] if nested else found[1].partition(". Got")[0]
-        return f"{key} is {given}; expected {' or '.join(dict.fromkeys(expected)) or 'another value'}"
+        if expected:
+            return f"{key} is {given}; expected {' or '.join(dict.fromkeys(expected))}"
     return " ".join(text.split())
 
 

@@ -7,10 +7,10 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from meta_lightning.algorithms import MetaModule
-from meta_lightning.algorithms.probe import probe
+from meta_lightning.algorithms.probe import check_gradient, probe
 from meta_lightning.data import EpisodicDataModule
 from meta_lightning.errors import ConfigError
-from meta_lightning.runs import check_resumable, check_weights, differences, read_checkpoint
+from meta_lightning.runs import check_resumable, check_weights, differences, read_checkpoint, say
 
 
 def check_run(
@@ -35,6 +35,7 @@ def check_run(
     if stage == "fit":
         _check_monitor(trainer, metric)
         _check_optimizer(model)
+        check_gradient(model, data.sample(stage))
         if checkpoint is None:
             _check_folder(trainer)
     if checkpoint is not None:
@@ -73,9 +74,9 @@ def _check_checkpoint(stage: str, model: MetaModule, data: EpisodicDataModule, p
     if stage == "fit":
         check_resumable(path, checkpoint, model.settings(), data.state_dict())
     elif episodes.get("source", data.source.fingerprint()) != data.source.fingerprint():
-        print(
+        say(
             f"Note: data.source is {data.source.fingerprint()} here, {episodes['source']} in the checkpoint: classes "
             "of this evaluation may have been trained on"
         )
     for difference in differences(checkpoint.get("settings", {}), model.settings()):
-        print(f"Note: {difference}")
+        say(f"Note: {difference}")

@@ -73,7 +73,8 @@ def per_step(metric: Tensor) -> list[StepFigure]:
 
 def write(report: Report, folder: Path) -> None:
     """Writes ``test_report.json`` and ``test_report.md``."""
-    (folder / "test_report.json").write_text(json.dumps(asdict(report), indent=2) + "\n")
+    plain = json.loads(json.dumps(asdict(report)), parse_constant=lambda _: None)  # JSON knows no nan: null
+    (folder / "test_report.json").write_text(json.dumps(plain, indent=2, allow_nan=False) + "\n")
     (folder / "test_report.md").write_text(to_markdown(report))
 
 

@@ -6,8 +6,15 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_only
 
 from meta_lightning.errors import ConfigError
+
+
+@rank_zero_only
+def say(text: str) -> None:
+    """Prints for the person at the keyboard, once over all processes."""
+    print(text)
 
 
 def version_number(folder: Path) -> int:
@@ -69,6 +76,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"{path} can't be read ({_first_line(error)}); expected a whole checkpoint: check --ckpt_path"
         ) from error
     weights = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
+    if weights is not None and "pytorch-lightning_version" not in checkpoint:
+        raise ConfigError(f"{path} holds weights alone; expected a checkpoint written by `fit`: check --ckpt_path")
     if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
         raise ConfigError(f"{path} is no checkpoint: it holds no state_dict; check --ckpt_path")
     return cast(dict[str, Any], checkpoint)
@@ -91,7 +100,9 @@ def check_resumable(path: Path, checkpoint: dict[str, Any], settings: dict[str, 
         raise ConfigError(f"{path} can't be resumed: it lacks {', '.join(missing)}; use it with test, or start anew")
     pairs = [("model.optimizer", checkpoint["settings"].get("optimizer"), settings.get("optimizer"))]
     then = checkpoint.get("EpisodicDataModule", {})
-    pairs += [(f"data.{key}", then.get(key), episodes[key]) for key in ("source", "train_shape", "seed")]
+    pairs += [
+        (f"data.{key}", then.get(key), episodes[key]) for key in ("source", "train_shape", "meta_batch_size", "seed")
+    ]
     for key, before, now in pairs:
         if before != now:
             raise ConfigError(

@@ -65,6 +65,10 @@ def check_trainer(trainer: Namespace) -> None:
             trainer.accumulate_grad_batches != 1,
             by_itself + "data.meta_batch_size, and model.task_chunk for memory",
         ),
+        "precision": (
+            str(trainer.precision) in ("16", "16-mixed", "16-true"),
+            "inner gradients are not scaled and vanish in half precision: use bf16-mixed or 32-true",
+        ),
         "check_val_every_n_epoch": (trainer.check_val_every_n_epoch is not None, by_steps + "leave it null"),
         "val_check_interval": (
             interval is not None and (not isinstance(interval, int) or interval < 1),

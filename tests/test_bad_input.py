@@ -85,6 +85,8 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
          "val/loss_before, val/mse, val/mse_before"),
         (["--data.ways=5"], "data.ways is 5, but model.init_args.net.init_args.out_features is 1; "
          "make them equal, or leave out_features out"),
+        (["--trainer.precision=16-mixed"], "trainer.precision is 16-mixed; inner gradients are not scaled and vanish "
+         "in half precision: use bf16-mixed or 32-true"),
         (["--data.num_workers=-1"], "data.num_workers is -1; expected 0 or more"),
         (["--seed_everything=-1"], "seed_everything is -1; expected a whole number from 0 to 4294967295"),
         (["--untrained=true"],
@@ -229,6 +231,10 @@ def test_checkpoints_that_can_not_be_used_are_refused(
         assert f"{last} holds more than plain data and tensors, and was not run" in refused(resume, capsys)
         torch.save({"state_dict": {}, "extra": _RunsCode()}, last)
         assert f"{last} holds more than plain data and tensors, and was not run" in refused(resume, capsys)
+        torch.save({"state_dict": {}}, last)
+        assert refused(resume, capsys) == (
+            f"{last} holds weights alone; expected a checkpoint written by `fit`: check --ckpt_path"
+        )
         torch.save([1], last)
         assert refused(resume, capsys) == f"{last} is no checkpoint: it holds no state_dict; check --ckpt_path"
         last.write_bytes(whole)
@@ -249,6 +255,7 @@ def test_a_run_is_resumed_only_as_it_was(repository: Path, trained: Path, capsys
     assert refused([*resume, "--data.train_shots=3"], capsys) == (
         "data.train_shape is [None, 3, 10], but [None, 10, 10]" + ending
     )
+    assert refused([*resume, "--data.meta_batch_size=4"], capsys) == "data.meta_batch_size is 4, but 2" + ending
     assert refused([*resume, "--data.source.phase=[0, 1]"], capsys).startswith("data.source is sinusoid")
     assert (
         refused([*resume, "--model.optimizer=torch.optim.SGD"], capsys) == "model.optimizer is SGD, but Adam" + ending

@@ -108,6 +108,32 @@ def test_a_resumed_run_heeds_the_outer_rate_of_the_command_line(config: list[str
     assert group["lr"] == 0.5
 
 
+def test_the_config_of_a_resumed_run_starts_a_run_of_its_own(config: list[str]) -> None:
+    assert main(["fit", *config, "--trainer.max_steps=2"]) == 0
+    assert main(["fit", *config, "--trainer.max_steps=4", "--ckpt_path=last"]) == 0
+    saved = yaml.safe_load((RUN / "config.yaml").read_text())
+    assert saved["trainer"]["max_steps"] == 4
+    assert saved["ckpt_path"] is None
+    assert main(["fit", "--config", str(RUN / "config.yaml")]) == 0
+    assert load(RUN.with_name("version_1") / "checkpoints/last.ckpt")["global_step"] == 4
+
+
+def test_the_hash_is_that_of_the_episodes_that_were_tested(config: list[str]) -> None:
+    hashes = []
+    for limit in (["--data.test_tasks=4"], ["--data.test_tasks=8", "--trainer.limit_test_batches=2"]):
+        assert main(["test", *config, "--untrained=true", "--data.eval_batch_size=2", *limit]) == 0
+        report = json.loads((RUN.with_name(f"version_{len(hashes)}") / "test_report.json").read_text())
+        assert report["tasks"] == 4
+        hashes.append(report["episode_hash"])
+    assert hashes[0] == hashes[1]
+
+
+def test_double_precision_reaches_pictures(repository: Path, omniglot_root: Path) -> None:
+    arguments = ["--config", str(repository / "configs/omniglot_5w1s/maml.yaml"), *SHORT, "--trainer.max_steps=1"]
+    source = [f"--data.source.root={omniglot_root}", "--data.source.download=false"]
+    assert main(["fit", *arguments, *source, "--trainer.precision=64-true", "--data.eval_batch_size=3"]) == 0
+
+
 def test_last_means_the_newest_version_that_has_one(config: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     for _ in range(2):
         assert main(["fit", *config]) == 0
@@ -145,7 +171,9 @@ def test_data_seed_follows_seed_everything_unless_it_is_set(config: list[str]) -
     seeds = [
         yaml.safe_load((RUN.with_name(f"version_{i}") / "config.yaml").read_text())["data"]["seed"] for i in (0, 1)
     ]
-    assert seeds == [3, 5]
+    assert seeds == [None, 5]  # as given: the same file serves every seed
+    states = [load(RUN.with_name(f"version_{i}") / "checkpoints/last.ckpt")["EpisodicDataModule"] for i in (0, 1)]
+    assert [state["seed"] for state in states] == [3, 5]
 
 
 def test_print_config_is_complete_and_can_be_read_back(config: list[str], capsys: pytest.CaptureFixture[str]) -> None:

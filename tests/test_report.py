@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 
@@ -53,6 +54,13 @@ def test_markdown_and_table_show_percent_and_circumstances() -> None:
                       "0123456789abcdef", "transductive", "best.ckpt", "0.0012"):  # fmt: skip
             assert piece in text
     assert "| 1 | 0.900 | ± 0.248 |" in to_markdown(report("mse"))
+
+
+def test_what_is_not_a_number_is_null_in_json(tmp_path: Path) -> None:
+    write(dataclasses.replace(report(), mean=float("nan"), ci95=float("inf")), tmp_path)
+    found = json.loads((tmp_path / "test_report.json").read_text(), parse_constant=pytest.fail)
+    assert found["mean"] is None
+    assert found["ci95"] is None
 
 
 def test_json_reads_back(tmp_path: Path) -> None:

@@ -1,10 +1,16 @@
-"""One task through a module before anything is trained or written: does the net fit the data?"""
+"""One task through a module before anything is trained or written: does the net fit the data and the method?"""
+
+import copy
 
 import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from meta_lightning.algorithms.base import MetaModule
 from meta_lightning.errors import ConfigError
 from meta_lightning.functional import losses
+from meta_lightning.functional.params import flatten
+from meta_lightning.functional.tasks import Backend
 from meta_lightning.types import Task
 
 
@@ -60,3 +66,40 @@ def _check_loss(module: MetaModule, output: torch.Tensor, targets: torch.Tensor)
         raise ConfigError("model.loss is cross_entropy, but the targets are values; expected mse or auto")
     if (loss := module.loss_of(output, targets)).ndim:
         raise ConfigError(f"model.loss gives {list(loss.shape)} numbers; expected the mean over examples, one number")
+
+
+def check_gradient(module: MetaModule, tasks: Task) -> None:
+    """Makes the meta-gradient of one task under the module's backend, and compares vmap with the plain way.
+
+    In double precision and eval mode, on a copy: rounding and dropout are out of the comparison, so what is left is a
+    layer whose derivative is wrong under vmap. torch 2.13 has such layers, and does not say so.
+
+    Args:
+        module: The algorithm with its net.
+        tasks: A meta-batch of one task, preprocessed.
+
+    Raises:
+        ConfigError: If a layer lacks a derivative or a batching rule, or vmap gives another gradient.
+    """
+    twin = copy.deepcopy(module).double().eval()
+    tasks = tree_map(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor, tasks)
+    plain = _gradient(twin, tasks, Backend("loop"), "with model.first_order: true, if the method has it")
+    if module.backend.loop == "loop":
+        return
+    mapped = _gradient(twin, tasks, Backend("vmap"), "with model.task_loop: loop")
+    error = ((mapped - plain).norm() / plain.norm()).item() if plain.any() else 0.0
+    if error > 1e-5:
+        raise ConfigError(
+            f"the meta-gradient of model.net under vmap is off by {error:.1%}: a layer's derivative is wrong there; "
+            "set model.task_loop to loop"
+        )
+
+
+def _gradient(module: MetaModule, tasks: Task, backend: Backend, remedy: str) -> Tensor:
+    module.backend = backend
+    try:
+        grads, _, _ = module.meta_step(module.learnable(), dict(module.named_buffers()), tasks, torch.tensor(0))
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(f"model.net can't be differentiated as it is ({reason}); try {remedy}") from error
+    return flatten(grads.values())

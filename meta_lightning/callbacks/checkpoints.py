@@ -15,13 +15,13 @@ class Checkpoints(ModelCheckpoint):
 
     Args:
         monitor: The validation metric.
-        mode: Whether less (``min``) or more (``max``) of it is better.
+        mode: Whether less (``min``) or more (``max``) of it is better; null for ``max`` where it is an accuracy.
     """
 
-    def __init__(self, monitor: str = "val/loss", mode: Literal["min", "max"] = "min") -> None:
+    def __init__(self, monitor: str = "val/loss", mode: Literal["min", "max"] | None = None) -> None:
         super().__init__(
             monitor=monitor,
-            mode=mode,
+            mode=mode or ("max" if "accuracy" in monitor else "min"),
             filename="best",
             save_top_k=1,
             enable_version_counter=False,

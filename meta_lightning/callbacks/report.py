@@ -80,7 +80,7 @@ class TestReport(Callback):
             mean=curve[-1].mean,
             ci95=curve[-1].ci95,
             per_step=curve,
-            episode_hash=data.episode_hash("test"),
+            episode_hash=data.episode_hash("test", len(results["index"])),
             seconds_per_task=self._seconds * trainer.world_size / len(results["index"]),
             versions={
                 "meta_lightning": __version__,

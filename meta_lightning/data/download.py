@@ -1,6 +1,7 @@
 """Files from the internet, checked before they count as there."""
 
 import hashlib
+import os
 from http.client import HTTPException
 from pathlib import Path
 from urllib.error import URLError
@@ -25,7 +26,7 @@ def fetch(url: str, path: Path, md5: str, *, key: str) -> None:
     if path.is_file():
         _check(path, md5, f"replace the file, or set {key} to false to read it as it is")
         return
-    partial = path.with_name(path.name + ".part")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.part")  # processes may race
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         download_url_to_file(url, str(partial))

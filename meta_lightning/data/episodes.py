@@ -28,6 +28,19 @@ def _split_key(seed: int, split: Split) -> Tensor:
     return random.key(seed, SPLITS.index(split))
 
 
+def draw(family: Family, seed: int, split: Split, shape: EpisodeShape, indices: Tensor) -> Task:
+    """The episodes with these numbers, as one meta-batch on the CPU, inputs as stored.
+
+    Args:
+        family: The tasks of the split.
+        seed: The seed of the split's episodes.
+        split: Which split.
+        shape: Ways, shots and queries.
+        indices: int64, ``[tasks]``.
+    """
+    return family.draw(keys(seed, split, indices), shape)._replace(index=indices)
+
+
 def episode_hash(family: Family, seed: int, split: Split, shape: EpisodeShape, tasks: int) -> str:
     """A fingerprint of a set of episodes: the names of what each consists of, never its pixels.
 

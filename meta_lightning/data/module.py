@@ -1,5 +1,6 @@
 """The LightningDataModule that serves meta-batches."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -8,7 +9,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from meta_lightning.data.episodes import MetaBatches, ResumingSampler, episode_hash, keys
+from meta_lightning.data.episodes import MetaBatches, ResumingSampler, draw, episode_hash
 from meta_lightning.data.sources.base import Family, Source
 from meta_lightning.errors import ConfigError
 from meta_lightning.types import EpisodeShape, Examples, Split, Task
@@ -132,9 +133,9 @@ class EpisodicDataModule(LightningDataModule):
         split: Split = {"fit": "train", "validate": "val", "test": "test"}[stage]  # type: ignore[assignment]  # a dict of literals is one of str
         return self.on_after_batch_transfer(self.draw(split, torch.arange(1)), 0)
 
-    def episode_hash(self, split: Split) -> str:
-        """The fingerprint of a split's evaluation episodes: see `episodes.episode_hash`."""
-        tasks = {"val": self.val_tasks, "test": self.test_tasks}[split]
+    def episode_hash(self, split: Split, tasks: int | None = None) -> str:
+        """The fingerprint of a split's first evaluation episodes, by default of all: see `episodes.episode_hash`."""
+        tasks = tasks or {"val": self.val_tasks, "test": self.test_tasks}[split]
         return episode_hash(self._families[split], self.eval_seed, split, self._shape(split), tasks)
 
     def train_dataloader(self) -> DataLoader[Task]:
@@ -142,9 +143,7 @@ class EpisodicDataModule(LightningDataModule):
         trainer = self.trainer
         assert trainer is not None
         self.check_shares("fit", trainer.world_size)
-        batches = MetaBatches(
-            partial(self.draw, "train"), self.meta_batch_size, trainer.global_rank, trainer.world_size
-        )
+        batches = MetaBatches(self._draws("train"), self.meta_batch_size, trainer.global_rank, trainer.world_size)
         length = trainer.max_steps if trainer.max_steps > 0 else _ENDLESS
         return self._loader(batches, ResumingSampler(length, lambda: trainer.global_step))
 
@@ -163,7 +162,9 @@ class EpisodicDataModule(LightningDataModule):
         def ready(examples: Examples) -> Examples:
             return Examples(preprocess(examples.x), examples.y)
 
-        return Task(ready(batch.support), ready(batch.query), batch.index)
+        batch = Task(ready(batch.support), ready(batch.query), batch.index)
+        # Lightning converted the batch to the precision of the run before it was preprocessed.
+        return self.trainer.precision_plugin.convert_input(batch) if self.trainer else batch
 
     def draw(self, split: Split, indices: Tensor) -> Task:
         """The episodes of a split with these numbers, as one meta-batch on the CPU, inputs as stored.
@@ -172,8 +173,7 @@ class EpisodicDataModule(LightningDataModule):
             split: Which split.
             indices: int64, ``[tasks]``.
         """
-        seed = self.seed if split == "train" else self.eval_seed
-        return self._families[split].draw(keys(seed, split, indices), self._shape(split))._replace(index=indices)
+        return self._draws(split)(indices)
 
     def state_dict(self) -> dict[str, Any]:
         """What a trained model must know of its data: goes into checkpoints."""
@@ -181,11 +181,20 @@ class EpisodicDataModule(LightningDataModule):
             "source": self.source.fingerprint(),
             "constants": self.source.constants(),
             "train_shape": list(self.train_shape),
+            "meta_batch_size": self.meta_batch_size,
             "seed": self.seed,
+            "eval_shape": list(self.eval_shape),
+            "eval_seed": self.eval_seed,
+            "val_tasks": self.val_tasks,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Nothing: episodes follow from the settings and the step count."""
+
+    def _draws(self, split: Split) -> Callable[[Tensor], Task]:
+        """`draw` for one split, without this object: worker processes are sent a copy."""
+        seed = self.seed if split == "train" else self.eval_seed
+        return partial(draw, self._families[split], seed, split, self._shape(split))
 
     def _shape(self, split: Split) -> EpisodeShape:
         return self.train_shape if split == "train" else self.eval_shape
@@ -194,9 +203,7 @@ class EpisodicDataModule(LightningDataModule):
         trainer = self.trainer
         assert trainer is not None
         self.check_shares("test" if split == "test" else "validate", trainer.world_size)
-        batches = MetaBatches(
-            partial(self.draw, split), self.eval_batch_size, trainer.global_rank, trainer.world_size, tasks
-        )
+        batches = MetaBatches(self._draws(split), self.eval_batch_size, trainer.global_rank, trainer.world_size, tasks)
         return self._loader(batches, ResumingSampler(-(-tasks // self.eval_batch_size), lambda: 0))
 
     def _loader(self, batches: MetaBatches, sampler: ResumingSampler) -> DataLoader[Task]:

@@ -40,7 +40,10 @@ def source(coded_table):
 
 def trainer(**settings):
     """What the module asks of a trainer."""
-    return SimpleNamespace(**{"world_size": 1, "global_rank": 0, "max_steps": 5, "global_step": 0, **settings})
+    return SimpleNamespace(
+        **{"world_size": 1, "global_rank": 0, "max_steps": 5, "global_step": 0, **settings},
+        precision_plugin=SimpleNamespace(convert_input=lambda batch: batch),
+    )
 
 
 def module(source=None, stages=("fit", "test"), trainer_settings=None, **settings):
@@ -240,7 +243,11 @@ def test_checkpoints_remember_the_data(source):
         "source": "coded",
         "constants": {"scale": 1 / 255},
         "train_shape": [3, 1, 3],
+        "meta_batch_size": 4,
         "seed": 7,
+        "eval_shape": [3, 2, 3],
+        "eval_seed": 0,
+        "val_tasks": 200,
     }
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -79,12 +80,13 @@ class Omniglot(Source):
     def fingerprint(self) -> str:
         """Archives by their checksum, size and split."""
         split = f"{self._split} {self._split_seed}" if self._split == "random" else self._split
-        return f"omniglot {self._checksum()} {self._image_size}px {split} {self._rotations}"
+        return f"omniglot {self._checksum} {self._image_size}px {split} {self._rotations}"
 
     def constants(self) -> dict[str, Any]:
         """Size, polarity and scale of the pictures."""
         return {"image_size": self._image_size, "channels": 1, "inverted": True, "scale": 1 / 255}
 
+    @cached_property
     def _checksum(self) -> str:
         digest = hashlib.sha256()
         for name in _MD5:
@@ -93,7 +95,7 @@ class Omniglot(Source):
 
     def _drawings(self) -> Pictures:
         pictures: Pictures = cached(
-            f"omniglot-{self._checksum()}-{self._image_size}px",
+            f"omniglot-v1-{self._checksum}-{self._image_size}px",
             lambda: read_pictures([self._root / name for name in _MD5], self._image_size),
         )
         return pictures
