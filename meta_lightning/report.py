@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 from scipy.special import stdtrit
 from torch import Tensor
 
@@ -87,15 +89,14 @@ def to_markdown(report: Report) -> str:
     return "\n".join(lines)
 
 
-def to_table(report: Report) -> Table:
-    """The report for the screen."""
-    caption = "\n".join(f"{name}: {value}" for name, value in _circumstances(report).items())
-    table = Table(title=f"{report.algorithm} on {report.benchmark}", caption=caption, caption_justify="left")
+def to_screen(report: Report) -> Group:
+    """The report for the screen: the table, and its circumstances below."""
+    table = Table(title=f"{report.algorithm} on {report.benchmark}")
     for heading in ("inner steps", report.metric, "95 % interval"):
         table.add_column(heading, justify="right")
     for step, mean, interval in _rows(report):
         table.add_row(str(step), mean, f"± {interval}")
-    return table
+    return Group(table, *(Text(f"{name}: {value}") for name, value in _circumstances(report).items()))
 
 
 def _rows(report: Report) -> Iterator[tuple[int, str, str]]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from meta_lightning.report import Report, mean_and_interval, per_step, to_markdown, to_table, write
+from meta_lightning.report import Report, mean_and_interval, per_step, to_markdown, to_screen, write
 
 
 def report(metric: str = "accuracy") -> Report:
@@ -48,7 +48,7 @@ def test_curve_has_a_figure_per_inner_step() -> None:
 
 def test_markdown_and_table_show_percent_and_circumstances() -> None:
     console = Console(record=True, width=120)
-    console.print(to_table(report()))
+    console.print(to_screen(report()))
     for text in (to_markdown(report()), console.export_text()):
         for piece in ("MAML on omniglot_5w1s", "90.00%", "± 24.84%", "3 of 5-way 1-shot, 1 query a class",
                       "0123456789abcdef", "transductive", "best.ckpt", "0.0012"):  # fmt: skip

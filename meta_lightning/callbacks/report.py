@@ -12,7 +12,7 @@ from torch import Tensor
 
 from meta_lightning.algorithms.base import MetaModule
 from meta_lightning.data.module import EpisodicDataModule
-from meta_lightning.report import Report, per_step, to_table, write
+from meta_lightning.report import Report, per_step, to_screen, write
 from meta_lightning.runs import run_folder
 from meta_lightning.version import __version__
 
@@ -55,7 +55,7 @@ class TestReport(Callback):
         results = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         order = results["index"].argsort()
         report = self._report(trainer, pl_module, {name: values[order] for name, values in results.items()})
-        Console().print(to_table(report))
+        Console().print(to_screen(report))
         if trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by Lightning's connectors
             return
         folder = run_folder(Path(str(trainer.ckpt_path))) if trainer.ckpt_path else Path(trainer.log_dir or ".")
