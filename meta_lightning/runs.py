@@ -99,6 +99,11 @@ def check_resumable(path: Path, checkpoint: dict[str, Any], settings: dict[str, 
     if missing:
         raise ConfigError(f"{path} can't be resumed: it lacks {', '.join(missing)}; use it with test, or start anew")
     pairs = [("model.optimizer", checkpoint["settings"].get("optimizer"), settings.get("optimizer"))]
+    if "lr_scheduler" in {**checkpoint["settings"], **settings}:  # a schedule goes on from its saved state
+        outer = [
+            key for key in {**checkpoint["settings"], **settings} if key.startswith(("optimizer.", "lr_scheduler"))
+        ]
+        pairs += [(f"model.{key}", checkpoint["settings"].get(key), settings.get(key)) for key in outer]
     then = checkpoint.get("EpisodicDataModule", {})
     pairs += [
         (f"data.{key}", then.get(key), episodes[key]) for key in ("source", "train_shape", "meta_batch_size", "seed")

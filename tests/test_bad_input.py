@@ -255,6 +255,9 @@ def test_a_run_is_resumed_only_as_it_was(repository: Path, trained: Path, capsys
     assert refused([*resume, "--data.train_shots=3"], capsys) == (
         "data.train_shape is [None, 3, 10], but [None, 10, 10]" + ending
     )
+    step = "--model.lr_scheduler=torch.optim.lr_scheduler.StepLR"
+    scheduled = refused([*resume, step, "--model.lr_scheduler.step_size=3"], capsys)
+    assert scheduled == "model.lr_scheduler is StepLR, but None" + ending
     assert refused([*resume, "--data.meta_batch_size=4"], capsys) == "data.meta_batch_size is 4, but 2" + ending
     assert refused([*resume, "--data.source.phase=[0, 1]"], capsys).startswith("data.source is sinusoid")
     assert (

@@ -13,8 +13,9 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from lightning_utilities.core.rank_zero import rank_zero_info
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler
 
+from meta_lightning.algorithms.outer import outer_settings, schedule
 from meta_lightning.algorithms.reduce import average_over_ranks
 from meta_lightning.errors import ConfigError, DivergedError
 from meta_lightning.functional import losses, norm
@@ -123,8 +124,6 @@ class MetaModule(LightningModule, ABC):
             ``[steps + 1, queries, out]``.
         """
 
-    # ---- for the subclasses ----------------------------------------------------------------------------------------
-
     def support_loss(self, net_params: Params, support: Examples) -> Tensor:
         """The net's loss on support examples, with the statistics of that batch."""
         return self.loss_of(functional_call(self.net, net_params, (support.x,)), support.y)
@@ -144,8 +143,6 @@ class MetaModule(LightningModule, ABC):
             "loss": self.loss_of(predictions, targets),
             losses.metric_name(targets): losses.metric(predictions, targets),
         }
-
-    # ---- the meta-step ---------------------------------------------------------------------------------------------
 
     def learnable(self) -> Params:
         """The parameters that the outer loop learns, detached."""
@@ -188,7 +185,7 @@ class MetaModule(LightningModule, ABC):
         if not average_over_ranks([*grads.values(), *floats, *figures.values()], self.trainer):
             raise DivergedError(
                 f"meta-step {self.global_step}: the loss or the meta-gradient is not finite (tasks "
-                f"{tasks.index.tolist()}); the weights were left as they are. "
+                f"{_diverged(tasks, metrics)}); the weights were left as they are. "
                 "Lower model.inner_lr or the optimizer's lr, or set model.grad_clip"
             )
         for name, value in changed.items():
@@ -219,13 +216,7 @@ class MetaModule(LightningModule, ABC):
         self._outer_settings = dict(optimizer.defaults)
         if self.lr_scheduler is None:
             return optimizer
-        scheduler = self.lr_scheduler(optimizer)
-        if isinstance(scheduler, ReduceLROnPlateau):
-            raise ConfigError(
-                "model.lr_scheduler is ReduceLROnPlateau, which needs a metric; expected a schedule of "
-                "the meta-step, for example torch.optim.lr_scheduler.CosineAnnealingLR"
-            )
-        return [optimizer], [scheduler]
+        return [optimizer], [schedule(self.lr_scheduler, optimizer)]
 
     def on_train_start(self) -> None:
         """On a resume, the optimizer's settings are this run's and not the checkpoint's."""
@@ -237,14 +228,12 @@ class MetaModule(LightningModule, ABC):
         """The plain settings of this algorithm by name: what a checkpoint remembers for comparison."""
         names = {*signature(type(self).__init__).parameters, *signature(MetaModule.__init__).parameters}
         values = {name: getattr(self, name, None) for name in sorted(names)}
-        values["optimizer"] = type(self.optimizer([torch.nn.Parameter(torch.zeros(1))])).__name__
+        values |= outer_settings(self.optimizer, self.lr_scheduler)
         return {name: value for name, value in values.items() if isinstance(value, bool | int | float | str)}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the settings."""
         checkpoint["settings"] = self.settings()
-
-    # ---- evaluation ------------------------------------------------------------------------------------------------
 
     def evaluate(self, tasks: Task) -> Metrics:
         """Adapts to each task and measures it on its queries after 0, 1, ... steps.
@@ -298,3 +287,9 @@ class MetaModule(LightningModule, ABC):
     def test_step(self, tasks: Task, batch_idx: int) -> Metrics:
         """Logs ``test/...`` and hands the results of each task, see `evaluate`, to the callbacks."""
         return self._evaluation_step(tasks, "test")
+
+
+def _diverged(tasks: Task, metrics: Metrics) -> list[int]:
+    """The numbers of the tasks whose loss is not finite; of all where only the gradient is not."""
+    finite = torch.isfinite(metrics["loss"])
+    return tasks.index[~finite if not finite.all() else finite].tolist()
