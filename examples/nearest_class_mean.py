@@ -7,7 +7,7 @@ import sys
 
 import torch
 
-from meta_lightning import EpisodicDataModule
+from meta_lightning import ConfigError, EpisodicDataModule
 from meta_lightning.data import Omniglot
 from meta_lightning.report import mean_and_interval
 
@@ -29,4 +29,7 @@ def main(root: str | None = None, ways: int = 5, shots: int = 1, queries: int = 
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else None)
+    try:
+        main(sys.argv[1] if len(sys.argv) > 1 else None)
+    except ConfigError as error:
+        sys.exit(f"{error}\nusage: python examples/nearest_class_mean.py FOLDER_WITH_THE_ZIPS")

@@ -51,6 +51,8 @@ def find_checkpoint(wanted: str, runs: Path) -> Path:
         path = version / "checkpoints" / f"{wanted}.ckpt"
         if path.is_file():
             return path
+        if any(version.glob("checkpoints/*.ckpt")):
+            say(f"Note: {version} is newer, but has no {wanted}.ckpt (best.ckpt comes with the first validation)")
     raise ConfigError(
         f"--ckpt_path {wanted}: none of the {len(versions)} runs in {runs} holds checkpoints/{wanted}.ckpt; "
         "fit first, or give a path"
@@ -111,8 +113,8 @@ def check_resumable(path: Path, checkpoint: dict[str, Any], settings: dict[str, 
     for key, before, now in pairs:
         if before != now:
             raise ConfigError(
-                f"{key} is {now}, but {before} in {path}: a resumed run keeps it; set it back, or start a new run "
-                "without --ckpt_path"
+                f"{key} is {now}, but {before} in {path}: a resumed run keeps it; set it back (--config "
+                f"{run_folder(path)}/config.yaml has it), or start a new run without --ckpt_path"
             )
 
 

@@ -186,8 +186,7 @@ def test_missing_or_broken_data_is_refused(
     fit = ["fit", "--config", str(repository / OMNIGLOT), "--data.source.root=there"]
     local = [*fit, "--data.source.download=false"]
     assert refused(local, capsys) == (
-        "no images_background.zip in there: set data.source.init_args.root to its folder, or "
-        "data.source.init_args.download to true"
+        "no images_background.zip in there: set data.source.root to its folder, or data.source.download to true"
     )
     Path("there").mkdir()
     for name in ("background", "evaluation"):
@@ -249,7 +248,8 @@ def test_a_run_is_resumed_only_as_it_was(repository: Path, trained: Path, capsys
     shutil.copytree(trained, RUN)
     resume = ["fit", "--config", str(repository / SINUSOID), *SHORT, "--ckpt_path=last"]
     ending = (
-        f" in {RUN}/checkpoints/last.ckpt: a resumed run keeps it; set it back, or start a new run without --ckpt_path"
+        f" in {RUN}/checkpoints/last.ckpt: a resumed run keeps it; set it back (--config {RUN}/config.yaml has it), or "
+        "start a new run without --ckpt_path"
     )
     assert refused([*resume, "--seed_everything=1"], capsys) == "data.seed is 1, but 0" + ending
     assert refused([*resume, "--data.train_shots=3"], capsys) == (

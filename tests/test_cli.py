@@ -139,7 +139,18 @@ def test_last_means_the_newest_version_that_has_one(config: list[str], capsys: p
         assert main(["fit", *config]) == 0
     (RUN.parent / "version_10").mkdir()  # newer by number, but without a checkpoint
     assert main(["validate", *config, "--ckpt_path=last"]) == 0
-    assert "Checkpoint: logs/sinusoid/maml/version_1/checkpoints/last.ckpt" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "Checkpoint: logs/sinusoid/maml/version_1/checkpoints/last.ckpt" in out
+    assert "is newer" not in out
+
+
+def test_an_older_best_is_not_passed_off_as_the_newest(config: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", *config]) == 0
+    assert main(["fit", *config, "--trainer.max_steps=1"]) == 0  # ends before its first validation
+    assert main(["test", *config, "--ckpt_path=best"]) == 0
+    out = capsys.readouterr().out
+    assert "Checkpoint: logs/sinusoid/maml/version_0/checkpoints/best.ckpt" in out
+    assert "Note: logs/sinusoid/maml/version_1 is newer, but has no best.ckpt" in out
 
 
 def test_best_is_kept_by_the_validation_metric_across_a_resume(config: list[str]) -> None:

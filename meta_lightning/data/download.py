@@ -33,7 +33,10 @@ def fetch(url: str, path: Path, md5: str, *, key: str) -> None:
         _check(partial, md5, f"try again, or place the file yourself and set {key} to false")
         partial.replace(path)
     except (URLError, HTTPException, OSError) as error:
-        raise ConfigError(f"{url} could not be fetched to {path} ({error}); place it there yourself") from error
+        raise ConfigError(
+            f"{url} could not be fetched to {path} ({error}); place it there yourself and set {key} to "
+            "false, or name the folder that has it"
+        ) from error
     finally:
         if partial.is_file():
             partial.unlink()

@@ -136,8 +136,8 @@ def test_a_folder_without_archives_is_refused(tmp_path):
     with pytest.raises(ConfigError) as refused:
         Omniglot(root=str(tmp_path / "nowhere")).prepare()
     assert str(refused.value) == (
-        f"no images_background.zip in {tmp_path / 'nowhere'}: set data.source.init_args.root to its folder, "
-        "or data.source.init_args.download to true"
+        f"no images_background.zip in {tmp_path / 'nowhere'}: set data.source.root to its folder, "
+        "or data.source.download to true"
     )
 
 
@@ -165,7 +165,7 @@ def test_download_refuses_archives_that_are_not_the_official_ones(small, small_o
     before = (small_omniglot / "images_background.zip").read_bytes()
     text = (
         r"images_background\.zip has MD5 \w+, expected 68d2efa1b9178cc56df9314c21c6e718: "
-        r"replace the file, or set data\.source\.init_args\.download to false"
+        r"replace the file, or set data\.source\.download to false"
     )
     with pytest.raises(ConfigError, match=text):
         small(download=True).prepare()

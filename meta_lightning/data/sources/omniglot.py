@@ -50,7 +50,7 @@ class Omniglot(Source):
         image_size: int = 28,
     ) -> None:
         if image_size < 1:
-            raise ConfigError(f"data.source.init_args.image_size is {image_size}; expected 1 or more, for example 28")
+            raise ConfigError(f"data.source.image_size is {image_size}; expected 1 or more, for example 28")
         self._root = Path(root) if root else _default_root()
         self._download = download
         self._split = split
@@ -63,11 +63,10 @@ class Omniglot(Source):
         """Fetches the zips if asked to, and caches the drawings as one tensor."""
         for name, md5 in _MD5.items():
             if self._download:
-                fetch(_URL + name, self._root / name, md5, key="data.source.init_args.download")
+                fetch(_URL + name, self._root / name, md5, key="data.source.download")
             elif not (self._root / name).is_file():
                 raise ConfigError(
-                    f"no {name} in {self._root}: set data.source.init_args.root to its folder, "
-                    "or data.source.init_args.download to true"
+                    f"no {name} in {self._root}: set data.source.root to its folder, or data.source.download to true"
                 )
         self._drawings()
 
@@ -110,7 +109,7 @@ class Omniglot(Source):
             if missing:
                 raise ConfigError(
                     f"{len(missing)} characters of split {split!r} are not in {self._root}, the first {missing[0]!r}; "
-                    "expected the official archives: set data.source.init_args.root"
+                    "expected the official archives: set data.source.root"
                 )
             table = images[[row[name] for name in members]]
             tables[split] = LabelledImages(table, members, self._rotations, split)
@@ -124,7 +123,7 @@ class Omniglot(Source):
         if len(names) != sum(_RANDOM_SPLIT.values()):
             raise ConfigError(
                 f"{self._root} has {len(names)} characters; expected the {sum(_RANDOM_SPLIT.values())} of the official "
-                "archives: set data.source.init_args.root"
+                "archives: set data.source.root"
             )
         order = random.choose(random.key(self._split_seed), len(names), len(names)).tolist()
         members, start = {}, 0
