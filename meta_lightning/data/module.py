@@ -17,6 +17,9 @@ from meta_lightning.types import EpisodeShape, Examples, Split, Task
 # Where nothing else bounds training, an epoch of this many meta-steps is as good as endless.
 _ENDLESS = 10**9
 
+# What each of Lightning's stages draws from, first what it is about.
+_SPLITS_OF: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
+
 
 class _Loader(DataLoader[Task]):
     """Serves meta-batches whole. Its position is the trainer's own step count, so there is no state to keep."""
@@ -104,8 +107,7 @@ class EpisodicDataModule(LightningDataModule):
         Raises:
             ConfigError: If an episode asks for more than the data has.
         """
-        needed: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
-        for split in needed.get(stage, ()):
+        for split in _SPLITS_OF.get(stage, ()):
             family = self._families[split] = self.source.load(split)
             family.check(self._shape(split))
 
@@ -130,8 +132,7 @@ class EpisodicDataModule(LightningDataModule):
 
     def sample(self, stage: str) -> Task:
         """One task of a stage as a meta-batch of one, ready for a net."""
-        split: Split = {"fit": "train", "validate": "val", "test": "test"}[stage]  # type: ignore[assignment]  # a dict of literals is one of str
-        return self.on_after_batch_transfer(self.draw(split, torch.arange(1)), 0)
+        return self.on_after_batch_transfer(self.draw(_SPLITS_OF[stage][0], torch.arange(1)), 0)
 
     def episode_hash(self, split: Split, tasks: int | None = None) -> str:
         """The fingerprint of a split's first evaluation episodes, by default of all: see `episodes.episode_hash`."""

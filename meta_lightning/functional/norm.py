@@ -11,7 +11,7 @@ Running statistics play no part: they mix tasks.
 
 from __future__ import annotations  # the compiler can't trace a closure's annotations being made
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal, cast
 
@@ -24,7 +24,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from meta_lightning.types import Params
 
 Protocol = Literal["transductive", "inductive", "support_plus_one"]
-Forward = Callable[[Tensor], Tensor]
 
 
 class EpisodeNorm(nn.Module):

@@ -34,7 +34,7 @@ def count(tasks: Task) -> int:
 def _chunks(tasks: Task, backend: Backend) -> Iterator[Task]:
     size = 1 if backend.loop == "loop" else backend.chunk or count(tasks)
     for start in range(0, count(tasks), size):
-        yield tree_map(lambda tensor: tensor[start : start + size], tasks)  # noqa: B023 - used up before the next
+        yield tree_map(lambda tensor, rows=slice(start, start + size): tensor[rows], tasks)
 
 
 def _over_chunk(function: Callable[[Task], Any], tasks: Task, backend: Backend) -> Any:

@@ -59,6 +59,18 @@ class _Once(torch.autograd.Function):
         raise RuntimeError("derivative for this is not implemented")
 
 
+class OwnConstants(nn.Module):
+    """Runs in single precision only: a constant that is no buffer stays behind when the net is converted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, 1)
+        self.frequencies = torch.rand(1, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.sin(x @ self.frequencies))
+
+
 def checked(net: nn.Module, **options: object) -> None:
     torch.manual_seed(0)
     check_gradient(MAMLModule(net, inner_lr=0.5, **options), sinusoids(1))
@@ -72,6 +84,7 @@ def test_a_wrong_second_derivative_is_found_and_its_remedies_are_right() -> None
     checked(FunctionalNorm(), first_order=True)
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
 def test_a_layer_without_a_batching_rule_is_named_with_its_remedy() -> None:
     with pytest.raises(ConfigError, match=r"can't be differentiated as it is \(.+\); try with model.task_loop: loop"):
         checked(Recurrent())
@@ -83,7 +96,9 @@ def test_a_layer_without_a_derivative_is_named() -> None:
         checked(NoDerivative())
 
 
-@pytest.mark.parametrize("net", [MLP(1, 1, [8]), nn.Sequential(nn.Linear(1, 8), nn.Dropout(0.5), nn.Linear(8, 1))])
+@pytest.mark.parametrize(
+    "net", [MLP(1, 1, [8]), OwnConstants(), nn.Sequential(nn.Linear(1, 8), nn.Dropout(0.5), nn.Linear(8, 1))]
+)
 def test_sound_nets_pass_and_are_left_as_they_were(net: nn.Module) -> None:
     before = {name: value.clone() for name, value in net.state_dict().items()}
     checked(net)
