@@ -11,7 +11,7 @@ from torch.func import functional_call
 from meta_lightning import EpisodeShape, Task
 from meta_lightning.data import Sinusoid
 from meta_lightning.data.episodes import keys
-from meta_lightning.functional import Backend, adapt, mean_gradient, sgd
+from meta_lightning.functional import Backend, adapt, last, mean_gradient, sgd
 
 Params = dict[str, Tensor]
 
@@ -27,7 +27,7 @@ def main(meta_steps: int = 10_000) -> list[float]:
 
     def query_loss(params: Params, task: Task) -> tuple[Tensor, Tensor]:
         inner = adapt(lambda trial, _: loss(trial, *task.support), params, sgd(), rates=0.01, steps=1)
-        *_, adapted = inner  # `adapt` yields the parameters after each step; the last are the adapted ones
+        adapted, _ = last(inner)  # `adapt` yields the parameters after each step, and what the rule carries
         after = loss(adapted, *task.query)
         return after, after  # what to differentiate, and what to keep
 

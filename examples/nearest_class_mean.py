@@ -1,6 +1,7 @@
 """How far pixels alone carry: each query gets the class whose mean support picture is nearest. A floor for any method.
 
-Judged on the very episodes of `test` with `configs/omniglot_5w1s/maml.yaml` (the hash is that of the report).
+Judged on the very episodes of `test` with `configs/glyphs_5w1s` or, where a folder with its zips is given, with
+`configs/omniglot_5w1s` (the hash is that of the report).
 """
 
 import sys
@@ -8,28 +9,40 @@ import sys
 import torch
 
 from meta_lightning import ConfigError, EpisodicDataModule
-from meta_lightning.data import Omniglot
+from meta_lightning.data import Glyphs, Omniglot
 from meta_lightning.report import mean_and_interval
 
 
-def main(root: str | None = None, ways: int = 5, shots: int = 1, queries: int = 1, tasks: int = 2000) -> float:
-    source = Omniglot(root, split="random", split_seed=0, rotations="per_task")
-    data = EpisodicDataModule(source, ways=ways, shots=shots, queries=queries, test_tasks=tasks)
+def main(data: EpisodicDataModule) -> float:
     data.prepare_data()
     data.setup("test")
+    shape = data.eval_shape
     accuracies = []
-    for first in range(0, tasks, 100):
-        batch = data.on_after_batch_transfer(data.draw("test", torch.arange(first, min(first + 100, tasks))), 0)
+    for first in range(0, data.test_tasks, 100):
+        batch = data.draw("test", torch.arange(first, min(first + 100, data.test_tasks)))
+        batch = data.on_after_batch_transfer(batch, 0)
         support, query = batch.support.x.flatten(2), batch.query.x.flatten(2)  # [tasks, examples, pixels]
-        means = support.view(len(support), ways, shots, -1).mean(2)  # the support set stands class by class
+        means = support.view(len(support), -1, shape.shots, support.shape[-1]).mean(
+            2
+        )  # the support set stands class by class
         accuracies.append((torch.cdist(query, means).argmin(-1) == batch.query.y).float().mean(1))
     mean, interval = mean_and_interval(torch.cat(accuracies))
-    print(f"nearest class mean: {mean:.2%} ± {interval:.2%} over {tasks} tasks, episodes {data.episode_hash('test')}")
+    episodes = data.episode_hash("test")
+    print(f"nearest class mean: {mean:.2%} ± {interval:.2%} over {data.test_tasks} tasks, episodes {episodes}")
     return mean
+
+
+def glyphs() -> EpisodicDataModule:
+    return EpisodicDataModule(Glyphs(), ways=5, shots=1, queries=15, test_tasks=600)
+
+
+def omniglot(root: str, tasks: int = 2000) -> EpisodicDataModule:
+    source = Omniglot(root, split="random", split_seed=0, rotations="per_task")
+    return EpisodicDataModule(source, ways=5, shots=1, queries=1, test_tasks=tasks)
 
 
 if __name__ == "__main__":
     try:
-        main(sys.argv[1] if len(sys.argv) > 1 else None)
+        main(omniglot(sys.argv[1]) if len(sys.argv) > 1 else glyphs())
     except ConfigError as error:
-        sys.exit(f"{error}\nusage: python examples/nearest_class_mean.py FOLDER_WITH_THE_ZIPS")
+        sys.exit(f"{error}\nusage: python examples/nearest_class_mean.py [FOLDER_WITH_THE_OMNIGLOT_ZIPS]")

@@ -2,13 +2,29 @@
 
 from __future__ import annotations  # the compiler can't trace a closure's annotations being made
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 from torch import Tensor
 from torch.func import grad
 
 from meta_lightning.functional.params import detach, partition
 from meta_lightning.types import Params, Rates, Rule
+
+T = TypeVar("T")
+
+
+def last(steps: Iterable[T]) -> T:
+    """The last of what an iterator yields, with no other kept alive: ``*_, end = steps`` would hold them all.
+
+    Raises:
+        ValueError: If it yields nothing.
+    """
+    found: list[T] = []
+    for step in steps:
+        found[:] = [step]
+    (end,) = found
+    return end
 
 
 def _adapts_all(name: str) -> bool:
@@ -22,9 +38,10 @@ def adapt(
     rates: Rates,
     steps: int,
     *,
+    state: Any = None,
     first_order: bool = False,
     frozen: Callable[[str], bool] = _adapts_all,
-) -> Iterator[Params]:
+) -> Iterator[tuple[Params, Any]]:
     """Adapts parameters to one task, step by step.
 
     Inner gradients come from `torch.func.grad`, so the loop runs under ``no_grad`` and inference mode as it is, nests
@@ -36,15 +53,17 @@ def adapt(
         rule: Turns gradients into updates.
         rates: Inner learning rates.
         steps: Number of adaptation steps.
+        state: What the rule starts from; None for what its ``init`` gives.
         first_order: Treat the inner gradients as constants (Finn et al. 2017, section 5.2). The adapted parameters
             then differ from the initialisation by a constant, and memory does not grow with ``steps``.
         frozen: Names of parameters that stay as they are.
 
     Yields:
-        The parameters after each step, in the order of ``params``.
+        The parameters, in the order of ``params``, and the rule's state: after 0, 1, ... ``steps`` steps.
     """
     fixed, adapted = partition(params, frozen)
-    state = rule.init(adapted)
+    state = rule.init(adapted) if state is None else state
+    yield dict(params), state
     for step in range(steps):
         at_fixed, at = (detach(fixed), detach(adapted)) if first_order else (fixed, adapted)
 
@@ -53,4 +72,4 @@ def adapt(
 
         updates, state = rule.update(grad(support_loss)(at), state, at, step, rates)
         adapted = {name: tensor + updates[name] for name, tensor in adapted.items()}
-        yield {name: adapted[name] if name in adapted else fixed[name] for name in params}
+        yield {name: adapted[name] if name in adapted else fixed[name] for name in params}, state

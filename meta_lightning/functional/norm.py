@@ -11,7 +11,7 @@ Running statistics play no part: they mix tasks.
 
 from __future__ import annotations  # the compiler can't trace a closure's annotations being made
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal, cast
 
@@ -120,18 +120,51 @@ def predict(
     Returns:
         Predictions, ``[queries, out]``.
     """
+    if protocol == "transductive" or not _has_norm(net):
+        return cast(Tensor, torch.func.functional_call(net, params, (query,)))
+    return predict_jointly(net, params, support, query, protocol, lambda _, out: out, batched=batched)
 
-    def forward(x: Tensor) -> Tensor:
-        return cast(Tensor, torch.func.functional_call(net, params, (x,)))
 
-    has_norm = any(isinstance(module, EpisodeNorm) for module in net.modules())
-    if protocol == "transductive" or not has_norm:
-        return forward(query)
+def predict_jointly(
+    net: nn.Module,
+    params: Params,
+    support: Tensor,
+    query: Tensor,
+    protocol: Protocol,
+    read: Callable[[Tensor, Tensor], Tensor],
+    *,
+    batched: bool = True,
+) -> Tensor:
+    """What is read from a net's outputs for support and queries, made in one forward pass under a protocol.
+
+    Args:
+        net: As in `predict`.
+        params: As in `predict`.
+        support: As in `predict`.
+        query: As in `predict`.
+        protocol: ``transductive`` takes the statistics of support and queries together.
+        read: From the outputs for the support set and for queries to predictions ``[queries, out]``.
+        batched: As in `predict`.
+
+    Returns:
+        Predictions, ``[queries, out]``.
+    """
+
+    def together(queries: Tensor) -> Tensor:
+        out = torch.func.functional_call(net, params, (torch.cat([support, queries]),))
+        return read(out[: len(support)], out[len(support) :])
+
+    if protocol == "transductive" or not _has_norm(net):
+        return together(query)
     if protocol == "inductive":
         with _statistics_of_first(net, len(support)):
-            return forward(torch.cat([support, query]))[len(support) :]
+            return together(query)
 
-    def with_support(one: Tensor) -> Tensor:
-        return forward(torch.cat([support, one[None]]))[-1]
+    def alone(one: Tensor) -> Tensor:
+        return together(one[None])[0]
 
-    return vmap(with_support, randomness="different")(query) if batched else torch.stack([*map(with_support, query)])
+    return vmap(alone, randomness="different")(query) if batched else torch.stack([*map(alone, query)])
+
+
+def _has_norm(net: nn.Module) -> bool:
+    return any(isinstance(module, EpisodeNorm) for module in net.modules())

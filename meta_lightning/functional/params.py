@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from meta_lightning.types import Params
 
@@ -34,3 +34,33 @@ def unflatten(flat: Tensor, like: Iterable[Tensor]) -> list[Tensor]:
     shapes = [tensor.shape for tensor in like]
     parts = torch.split(flat, [shape.numel() for shape in shapes])
     return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+def dot(one: Params, other: Params) -> Tensor:
+    """The sum of the products of all entries, a scalar; the names of ``one``, at least one, are taken."""
+    return torch.stack([(tensor * other[name]).sum() for name, tensor in one.items()]).sum()
+
+
+def tree(tensors: Mapping[str, Tensor]) -> nn.Module:
+    """A bare module that holds tensors under dotted names, as a net does: no single module takes a name with a dot.
+
+    Args:
+        tensors: What to hold. Parameters are registered as parameters, other tensors as buffers.
+
+    Returns:
+        A module whose ``named_parameters()`` or ``named_buffers()`` give ``tensors`` back, if no two are one.
+    """
+    root = nn.Module()
+    for name, tensor in tensors.items():
+        *path, leaf = name.split(".")
+        owner = root
+        for part in path:
+            children = dict(owner.named_children())  # not `hasattr`: a layer may have the name of a method, `type`
+            if part not in children:
+                setattr(owner, part, children.setdefault(part, nn.Module()))
+            owner = children[part]
+        if isinstance(tensor, nn.Parameter):
+            owner.register_parameter(leaf, tensor)
+        else:
+            owner.register_buffer(leaf, tensor)
+    return root
