@@ -1,7 +1,8 @@
 """What happens around training and evaluation."""
 
 from meta_lightning.callbacks.checkpoints import Checkpoints
+from meta_lightning.callbacks.graceful_stop import GracefulStop
 from meta_lightning.callbacks.progress import MetaStepProgress
 from meta_lightning.callbacks.report import TestReport
 
-__all__ = ["Checkpoints", "MetaStepProgress", "TestReport"]
+__all__ = ["Checkpoints", "GracefulStop", "MetaStepProgress", "TestReport"]

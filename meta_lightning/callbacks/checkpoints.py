@@ -1,10 +1,30 @@
 """The two checkpoints of a run."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+
+from meta_lightning.errors import ConfigError
+from meta_lightning.files import save_whole
+
+
+class _WholeFiles(TorchCheckpointIO):
+    """Lightning's own writes to the system's temporary folder, from where a move may be a copy, and be cut short."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        if "://" in str(path):  # not on this machine
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        try:
+            save_whole(checkpoint, Path(path))
+        except OSError as error:
+            raise ConfigError(
+                f"{path} can't be written ({error.strerror}); what was there before is as it was: make room or name "
+                "another trainer.logger.save_dir, and go on with --ckpt_path last"
+            ) from error
 
 
 class Checkpoints(ModelCheckpoint):
@@ -28,16 +48,23 @@ class Checkpoints(ModelCheckpoint):
             auto_insert_metric_name=False,
         )
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Has checkpoints written whole or not at all, unless somebody brought a way of their own."""
+        super().setup(trainer, pl_module, stage)
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = _WholeFiles()
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves the best first, so that ``last.ckpt`` knows of it."""
         super().on_validation_end(trainer, pl_module)
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self._save_last(trainer)
+            self.save_now(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves where training ended, which need not be at a validation."""
-        self._save_last(trainer)
+        self.save_now(trainer)
 
-    def _save_last(self, trainer: Trainer) -> None:
+    def save_now(self, trainer: Trainer) -> None:
+        """Saves the run as it stands as ``last.ckpt``, whole or not at all."""
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by Lightning's connectors
             trainer.save_checkpoint(Path(str(self.dirpath)) / "last.ckpt", weights_only=False)

@@ -1,15 +1,13 @@
 """Things that take long to make, kept in the user's cache folder."""
 
-import io
-import os
-import tempfile
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from platformdirs import user_cache_path
+
+from meta_lightning.files import save_whole
 
 
 def cached(name: str, make: Callable[[], Any]) -> Any:
@@ -33,21 +31,7 @@ def cached(name: str, make: Callable[[], Any]) -> Any:
             warnings.warn(f"{path} does not load; made again", stacklevel=2)
     value = make()
     try:
-        _write(value, path)
+        save_whole(value, path)
     except OSError as error:
         warnings.warn(f"nothing is cached, since {path.parent} can't be written ({error.strerror})", stacklevel=2)
     return value
-
-
-def _write(value: Any, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            # Through memory: on a full disk `torch.save` to a file raises no OSError.
-            torch.save(value, buffer := io.BytesIO())
-            file.write(buffer.getbuffer())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
