@@ -1,6 +1,6 @@
 """Few-shot and meta-learning on PyTorch Lightning."""
 
-from meta_lightning.algorithms import MAMLModule, MetaModule
+from meta_lightning.algorithms import MAMLModule, MetaModule, MetaSGDModule, ProtoNetModule, ReptileModule
 from meta_lightning.data import EpisodicDataModule
 from meta_lightning.errors import ConfigError, DivergedError
 from meta_lightning.types import EpisodeShape, Examples, Task
@@ -14,6 +14,9 @@ __all__ = [
     "Examples",
     "MAMLModule",
     "MetaModule",
+    "MetaSGDModule",
+    "ProtoNetModule",
+    "ReptileModule",
     "Task",
     "__version__",
 ]

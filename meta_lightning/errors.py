@@ -10,4 +10,21 @@ class ConfigError(ValueError):
 
 
 class DivergedError(FloatingPointError):
-    """The meta-gradient or the loss is not finite; raised before the weights are touched."""
+    """The meta-gradient or the loss is not finite.
+
+    Args:
+        step: The meta-step at which it was seen.
+        tasks: The numbers of the tasks at fault.
+        every: Meta-steps between two checks; with 1 the error comes before the weights are touched.
+    """
+
+    def __init__(self, step: int, tasks: list[int], every: int = 1) -> None:
+        left = (
+            "the weights were left as they are"
+            if every == 1
+            else f"model.check_finite_every is {every}, so the weights and later checkpoints may be spoilt"
+        )
+        super().__init__(
+            f"meta-step {step}: the loss or the meta-gradient is not finite (tasks {tasks}); {left}. "
+            "Lower model.inner_lr or the optimizer's lr, or set model.grad_clip"
+        )

@@ -31,19 +31,23 @@ def check_run(
     data.prepare_data()
     data.setup(stage)
     data.check_shares(stage, trainer.world_size)
-    metric = probe(model, data.sample(stage))
+    logged = probe(model, data.sample(stage))
     if stage == "fit":
-        _check_monitor(trainer, metric)
+        _check_monitor(trainer, [f"val/{name}" for name in logged])
         _check_optimizer(model)
         check_gradient(model, data.sample(stage))
+        if model.check_finite_every > 1:
+            say(
+                f"Note: model.check_finite_every is {model.check_finite_every}: weights and checkpoints may be spoilt "
+                "before a loss that is not finite stops the run"
+            )
         if checkpoint is None:
             _check_folder(trainer)
     if checkpoint is not None:
         _check_checkpoint(stage, model, data, checkpoint)
 
 
-def _check_monitor(trainer: Trainer, metric: str) -> None:
-    known = [f"val/{name}{when}" for name in ("loss", metric) for when in ("", "_before")]
+def _check_monitor(trainer: Trainer, known: list[str]) -> None:
     for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set by Lightning's connectors
         if isinstance(callback, ModelCheckpoint) and callback.monitor not in known:
             raise ConfigError(f"checkpoint.monitor is {callback.monitor}; expected one of {', '.join(known)}")

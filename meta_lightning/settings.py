@@ -59,7 +59,12 @@ def check_trainer(trainer: Namespace) -> None:
     interval = trainer.val_check_interval
     by_itself = "meta-learning steps its optimizer itself: set "
     by_steps = "training counts meta-steps, not epochs: "
+    strategy = str(trainer.strategy).lower()
     refusals = {
+        "strategy": (
+            any(sharded in strategy for sharded in ("fsdp", "deepspeed", "modelparallel")),
+            "it splits parameters over processes, and meta-gradients need them whole: use ddp",
+        ),
         "gradient_clip_val": (trainer.gradient_clip_val is not None, by_itself + "model.grad_clip instead"),
         "accumulate_grad_batches": (
             trainer.accumulate_grad_batches != 1,
@@ -82,8 +87,13 @@ def check_trainer(trainer: Namespace) -> None:
 
 
 def link_ways(settings: Namespace) -> None:
-    """A classifier's width is the number of ways; a net that was given another width is refused."""
+    """A classifier's width is the number of ways; a net that was given another width is refused.
+
+    Nets that give features, for methods that make the classifier from the support set, have any width.
+    """
     ways, train_ways = settings.data.ways, settings.data.train_ways
+    if not getattr(_named(settings.model.class_path), "net_predicts", True):
+        return
     net = (settings.model.get("init_args") or {}).get("net")
     options = net.get("init_args") if isinstance(net, Namespace) else None
     if ways is None or options is None or "out_features" not in options:

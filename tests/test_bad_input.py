@@ -43,11 +43,13 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--model.batch_norm=foo"],
          "model.batch_norm is foo; expected 'transductive' or 'inductive' or 'support_plus_one'"),
         (["--model=MAMLModul"],
-         "model: there is no class MAMLModul; expected one of MAMLModule, or the dotted path of a class"),
+         "model: there is no class MAMLModul; expected one of "
+         "MAMLModule, MetaSGDModule, ProtoNetModule, ReptileModule, or the dotted path of a class"),
         (["--model.net=Convv4"],
          "model.net: there is no class Convv4; expected one of MLP, Conv4, or the dotted path of a class"),
         (["--data.source=Nope"],
-         "data.source: there is no class Nope; expected one of Omniglot, Sinusoid, or the dotted path of a class"),
+         "data.source: there is no class Nope; expected one of Glyphs, Omniglot, Sinusoid, "
+         "or the dotted path of a class"),
         (["--model.optimizer=torch.optim.Adamm"],
          "model.optimizer: there is no class torch.optim.Adamm; expected the dotted path of a class"),
         (["--model.optimizer.lr=x"], "model.optimizer.lr is x; expected float"),
@@ -65,7 +67,8 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--model.net=pkg.nope"],
          "model.net: there is no class pkg.nope; expected one of MLP, Conv4, or the dotted path of a class"),
         (["--model=MetaModule"],
-         "model is an abstract class; expected one of MAMLModule, or the dotted path of a class"),
+         "model is an abstract class; expected one of "
+         "MAMLModule, MetaSGDModule, ProtoNetModule, ReptileModule, or the dotted path of a class"),
         (["--model.loss=pkg.f"],
          "model.loss is pkg.f; expected 'auto' or 'cross_entropy' or 'mse' or a function"),
         (["--model.loss=cross_entropy"],
@@ -82,7 +85,7 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
          "model.lr_scheduler is ReduceLROnPlateau, which needs a metric; expected a schedule of the meta-step, for "
          "example torch.optim.lr_scheduler.CosineAnnealingLR"),
         (["--checkpoint.monitor=val/nope"], "checkpoint.monitor is val/nope; expected one of val/loss, "
-         "val/loss_before, val/mse, val/mse_before"),
+         "val/mse, val/loss_before, val/mse_before"),
         (["--data.ways=5"], "data.ways is 5, but model.init_args.net.init_args.out_features is 1; "
          "make them equal, or leave out_features out"),
         (["--trainer.precision=16-mixed"], "trainer.precision is 16-mixed; inner gradients are not scaled and vanish "
@@ -120,7 +123,8 @@ def test_a_wrong_setting_is_named(
         ("trainer:", "trainr:", "there is no key trainr; did you mean trainer?"),
         ("in_features: 1, ", "", "model.net lacks in_features; set it there or in --config"),
         ("MAMLModule", "MAMLModul",
-         "model: there is no class MAMLModul; expected one of MAMLModule, or the dotted path of a class"),
+         "model: there is no class MAMLModul; expected one of "
+         "MAMLModule, MetaSGDModule, ProtoNetModule, ReptileModule, or the dotted path of a class"),
         ("TensorBoardLogger", "TensorBordLogger",
          "trainer.logger: there is no class TensorBordLogger; expected the dotted path of a class"),
     ],

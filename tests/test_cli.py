@@ -134,6 +134,14 @@ def test_double_precision_reaches_pictures(repository: Path, omniglot_root: Path
     assert main(["fit", *arguments, *source, "--trainer.precision=64-true", "--data.eval_batch_size=3"]) == 0
 
 
+def test_a_net_that_gives_features_is_not_made_as_wide_as_the_ways(repository: Path, omniglot_root: Path) -> None:
+    config = str(repository / "configs/omniglot_5w1s/protonet.yaml")
+    source = [f"--data.source.root={omniglot_root}", "--data.source.download=false", "--data.train_ways=7"]
+    assert main(["fit", "--config", config, *SHORT, "--trainer.max_steps=1", *source]) == 0
+    weights = load(Path("logs/omniglot_5w1s/protonet/version_0/checkpoints/last.ckpt"))["state_dict"]
+    assert not [name for name in weights if "head" in name]
+
+
 def test_last_means_the_newest_version_that_has_one(config: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     for _ in range(2):
         assert main(["fit", *config]) == 0

@@ -16,13 +16,13 @@ SHORT = [
 
 
 def test_there_are_configs() -> None:
-    assert len(CONFIGS) >= 6
+    assert len(CONFIGS) >= 19
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_config_fits_and_tests(config: Path, omniglot_root: Path) -> None:
     arguments = ["--config", str(config), *SHORT]
-    if "Omniglot" in config.read_text():
+    if "class_path: Omniglot" in config.read_text():
         arguments += [f"--data.source.root={omniglot_root}", "--data.source.download=false"]
     assert main(["fit", *arguments]) == 0
     assert main(["test", *arguments, "--ckpt_path=best"]) == 0

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -68,3 +69,11 @@ def test_json_reads_back(tmp_path: Path) -> None:
     found = json.loads((tmp_path / "test_report.json").read_text())
     assert found["per_step"][1] == {"step": 1, "mean": pytest.approx(0.9), "ci95": pytest.approx(0.2484, abs=1e-4)}
     assert found["episode_hash"] == "0123456789abcdef"
+
+
+def test_a_long_curve_is_thinned_out_where_it_is_read_and_whole_where_it_is_kept() -> None:
+    long = dataclasses.replace(report(), per_step=per_step(torch.rand(3, 34)))
+    shown = re.findall(r"^\| (\d+) \|", to_markdown(long), re.MULTILINE)
+    assert shown == ["0", "1", "2", "5", "10", "20", "30", "33"]
+    write(long, Path())
+    assert [at["step"] for at in json.loads(Path("test_report.json").read_text())["per_step"]] == [*range(34)]

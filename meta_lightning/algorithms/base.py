@@ -1,28 +1,28 @@
 """The abstract algorithm: everything about a meta-step that does not depend on the method."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from inspect import signature
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from lightning_utilities.core.rank_zero import rank_zero_info
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.optim.lr_scheduler import LRScheduler
 
-from meta_lightning.algorithms.outer import outer_settings, schedule
-from meta_lightning.algorithms.reduce import average_over_ranks
-from meta_lightning.errors import ConfigError, DivergedError
+from meta_lightning.algorithms.adopt import adopt
+from meta_lightning.algorithms.outer import check_limits, outer_settings, reseed, schedule, update
+from meta_lightning.algorithms.reduce import average_over_ranks, check_strategy, diverged
+from meta_lightning.errors import DivergedError
 from meta_lightning.functional import losses, norm
-from meta_lightning.functional.layers import make_exact
-from meta_lightning.functional.params import under
+from meta_lightning.functional.adapt import adapt
+from meta_lightning.functional.rules import sgd
 from meta_lightning.functional.tasks import Backend, count, map_tasks, mean_gradient
-from meta_lightning.types import Buffers, Examples, Metrics, Params, Task
+from meta_lightning.types import Buffers, Examples, Metrics, Params, Rates, Task
 
 MetaStep = Callable[[Params, Buffers, Task, Tensor], tuple[Params, Buffers, Metrics]]
 
@@ -47,10 +47,20 @@ class MetaModule(LightningModule, ABC):
         compile: Compile the meta-step with `torch.compile`. Pays off for long runs of small nets.
         grad_clip: Largest norm of the meta-gradient; null for no limit.
         grad_clip_value: Largest size of each entry of the meta-gradient; null for no limit.
+        check_finite_every: Meta-steps between two checks that loss and meta-gradient are finite. With 1, a run stops
+            before the weights are touched. More saves the host from waiting for a GPU, and gives that up.
+        inner_autocast: Adapt in the lower precision of ``trainer.precision: bf16-mixed`` too, where inner gradients
+            lose most of their digits; by default the inner loop stays in float32.
 
     Raises:
-        ConfigError: If ``task_chunk`` is below 1, or a limit of the gradient is not above 0.
+        ConfigError: If ``task_chunk`` or ``check_finite_every`` is below 1, or a limit of the gradient is not above 0.
     """
+
+    has_inner_loop: ClassVar[bool] = True
+    """Whether there is a before and an after adaptation to tell apart."""
+
+    net_predicts: ClassVar[bool] = True
+    """Whether the net's outputs are the predictions, one column per class; else they are features of any width."""
 
     def __init__(
         self,
@@ -65,13 +75,12 @@ class MetaModule(LightningModule, ABC):
         compile: bool = False,
         grad_clip: float | None = None,
         grad_clip_value: float | None = None,
+        check_finite_every: int = 1,
+        inner_autocast: bool = False,
     ) -> None:
         super().__init__()
-        if task_chunk is not None and task_chunk < 1:
-            raise ConfigError(f"model.task_chunk is {task_chunk}; expected 1 or more, or null for all tasks at once")
-        for key, limit in (("grad_clip", grad_clip), ("grad_clip_value", grad_clip_value)):
-            if limit is not None and not limit > 0:
-                raise ConfigError(f"model.{key} is {limit}; expected more than 0, or null for no limit")
+        check_limits(task_chunk, check_finite_every, grad_clip=grad_clip, grad_clip_value=grad_clip_value)
+        adopt(net, batch_norm)
         self.automatic_optimization = False
         self.net = net
         self.optimizer = optimizer
@@ -81,17 +90,12 @@ class MetaModule(LightningModule, ABC):
         self.backend = Backend(task_loop, task_chunk)
         self.grad_clip = grad_clip
         self.grad_clip_value = grad_clip_value
+        self.check_finite_every = check_finite_every
+        self.inner_autocast = inner_autocast
+        self.stop_requested = 0  # the signal that this process got, set from outside of the meta-step
+        self.stop_agreed = 0  # the signal on which all processes end after this meta-step
         self._step_seed = torch.initial_seed()
         self._run_meta_step: MetaStep = torch.compile(self.meta_step, fullgraph=True) if compile else self.meta_step
-        self._adopt_norms()
-
-    def _adopt_norms(self) -> None:
-        make_exact(self.net)
-        converted, frozen = norm.use_episode_statistics(self.net)
-        if converted:
-            rank_zero_info(f"batch norm: layers {converted} now use the statistics of the episode, {self.batch_norm}")
-        if frozen:
-            rank_zero_info(f"batch norm: layers {frozen} are frozen and keep their running statistics")
 
     @abstractmethod
     def objective(self, params: Params, buffers: Buffers, task: Task, step: Tensor) -> tuple[Tensor, Any]:
@@ -112,7 +116,7 @@ class MetaModule(LightningModule, ABC):
         """
 
     @abstractmethod
-    def curve(self, params: Params, buffers: Buffers, task: Task) -> Tensor:
+    def curve(self, params: Params, buffers: Buffers, task: Task) -> Iterator[Tensor]:
         """Predictions for the queries of one task after 0, 1, ... adaptation steps of evaluation.
 
         Args:
@@ -120,13 +124,25 @@ class MetaModule(LightningModule, ABC):
             buffers: What is carried.
             task: One episode; the targets of its queries are not to be used.
 
-        Returns:
-            ``[steps + 1, queries, out]``.
+        Yields:
+            ``[queries, out]`` after each step, before the first one at the start.
         """
+
+    def inner_loop(
+        self, net_params: Params, task: Task, rates: Rates, steps: int, *, first_order: bool = True
+    ) -> Iterator[Params]:
+        """The net's parameters after 0, 1, ... steps of gradient descent on the support set."""
+
+        def loss(trial: Params, step: int) -> Tensor:
+            return self.support_loss(trial, task.support)
+
+        for adapted, _ in adapt(loss, net_params, sgd(), rates, steps, first_order=first_order):
+            yield adapted
 
     def support_loss(self, net_params: Params, support: Examples) -> Tensor:
         """The net's loss on support examples, with the statistics of that batch."""
-        return self.loss_of(functional_call(self.net, net_params, (support.x,)), support.y)
+        with nullcontext() if self.inner_autocast else torch.autocast(self.device.type, enabled=False):
+            return self.loss_of(functional_call(self.net, net_params, (support.x,)), support.y)
 
     def predict(self, net_params: Params, task: Task) -> Tensor:
         """The net's predictions for the queries under ``batch_norm``, ``[queries, out]``."""
@@ -143,6 +159,10 @@ class MetaModule(LightningModule, ABC):
             "loss": self.loss_of(predictions, targets),
             losses.metric_name(targets): losses.metric(predictions, targets),
         }
+
+    def query_figures(self, net_params: Params, task: Task) -> Metrics:
+        """The `figures` of the net's predictions for the queries."""
+        return self.figures(self.predict(net_params, task), task.query.y)
 
     def learnable(self) -> Params:
         """The parameters that the outer loop learns, detached."""
@@ -169,10 +189,7 @@ class MetaModule(LightningModule, ABC):
     def training_step(self, tasks: Task, batch_idx: int) -> None:
         """One meta-step: gradient, reduction over processes, finite check, outer update, logging."""
         # Dropout draws from here; with the step in the seed, a resumed run draws what the uninterrupted one drew.
-        seed = (self._step_seed + 1_000_003 * self.global_step + self.global_rank) % 2**63
-        torch.default_generator.manual_seed(seed)  # a hundredth of what `torch.manual_seed` costs
-        if self.device.type == "cuda":
-            torch.cuda.manual_seed(seed)
+        reseed(self._step_seed + 1_000_003 * self.global_step + self.global_rank, self.device)
         interval = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by Lightning's connectors
         log_now = (self.global_step + 1) % max(interval, 1) == 0
         step = torch.tensor(self.global_step, device=self.device)
@@ -182,33 +199,24 @@ class MetaModule(LightningModule, ABC):
         if log_now:
             figures |= self._before(tasks)
         floats = [value for value in changed.values() if value.is_floating_point()]
-        if not average_over_ranks([*grads.values(), *floats, *figures.values()], self.trainer):
-            raise DivergedError(
-                f"meta-step {self.global_step}: the loss or the meta-gradient is not finite (tasks "
-                f"{_diverged(tasks, metrics)}); the weights were left as they are. "
-                "Lower model.inner_lr or the optimizer's lr, or set model.grad_clip"
-            )
+        finite, self.stop_agreed = average_over_ranks(
+            [*grads.values(), *floats, *figures.values()],
+            self.trainer,
+            check=(self.global_step + 1) % self.check_finite_every == 0,
+            stop=self.stop_requested,
+        )
+        if not finite:
+            raise DivergedError(self.global_step, diverged(tasks, metrics, self.trainer), self.check_finite_every)
         for name, value in changed.items():
             buffers[name].copy_(value)
-        self._update(grads)
+        update(self, grads, self.grad_clip, self.grad_clip_value)
         if log_now:
             self.log("train/loss", figures.pop("train/loss"), prog_bar=True, batch_size=count(tasks))
             self.log_dict(figures, batch_size=count(tasks))
 
-    def _update(self, grads: Params) -> None:
-        optimizer = cast(LightningOptimizer, self.optimizers())
-        for name, param in self.named_parameters():
-            if name in grads:
-                param.grad = grads[name]
-        if self.grad_clip is not None:
-            self.clip_gradients(optimizer.optimizer, self.grad_clip, "norm")
-        if self.grad_clip_value is not None:
-            self.clip_gradients(optimizer.optimizer, self.grad_clip_value, "value")
-        optimizer.step()
-        optimizer.zero_grad()
-        scheduler = self.lr_schedulers()
-        if isinstance(scheduler, LRScheduler):
-            scheduler.step()
+    def setup(self, stage: str) -> None:
+        """Refuses processes that do not hold whole parameters."""
+        check_strategy(self.trainer)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The outer optimizer and its schedule, over the parameters that learn."""
@@ -246,19 +254,20 @@ class MetaModule(LightningModule, ABC):
         """
         params, buffers = self.learnable(), dict(self.named_buffers())
 
-        def one(task: Task) -> tuple[Tensor, Tensor]:
-            curve = self.curve(params, buffers, task)
-            return torch.stack([self.loss_of(at, task.query.y) for at in curve]), losses.metric(curve, task.query.y)
+        def one(task: Task) -> Metrics:
+            curve = [self.figures(at, task.query.y) for at in self.curve(params, buffers, task)]
+            return {name: torch.stack([at[name] for at in curve]) for name in curve[0]}
 
-        loss, metric = map_tasks(one, tasks, self.backend)
-        return {"index": tasks.index, "loss": loss, losses.metric_name(tasks.query.y): metric}
+        return {"index": tasks.index, **map_tasks(one, tasks, self.backend)}
 
     def _before(self, tasks: Task) -> Metrics:
         """Loss and metric on the queries of a training meta-batch before adaptation, averaged over tasks."""
-        net_params = under(self.learnable(), "net.")
+        if not self.has_inner_loop:
+            return {}
+        params, buffers = self.learnable(), dict(self.named_buffers())
 
         def one(task: Task) -> Metrics:
-            return self.figures(self.predict(net_params, task), task.query.y)
+            return self.figures(next(iter(self.curve(params, buffers, task))), task.query.y)
 
         figures = map_tasks(one, tasks, self.backend)
         return {f"train/{name}_before": values.mean() for name, values in figures.items()}
@@ -268,7 +277,7 @@ class MetaModule(LightningModule, ABC):
         for name, values in results.items():
             if name == "index":
                 continue
-            for suffix, column in (("", -1), ("_before", 0)):
+            for suffix, column in (("", -1), ("_before", 0))[: 1 + self.has_inner_loop]:
                 self.log(
                     f"{stage}/{name}{suffix}",
                     values[:, column].mean(),
@@ -287,9 +296,3 @@ class MetaModule(LightningModule, ABC):
     def test_step(self, tasks: Task, batch_idx: int) -> Metrics:
         """Logs ``test/...`` and hands the results of each task, see `evaluate`, to the callbacks."""
         return self._evaluation_step(tasks, "test")
-
-
-def _diverged(tasks: Task, metrics: Metrics) -> list[int]:
-    """The numbers of the tasks whose loss is not finite; of all where only the gradient is not."""
-    finite = torch.isfinite(metrics["loss"])
-    return tasks.index[~finite if not finite.all() else finite].tolist()

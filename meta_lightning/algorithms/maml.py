@@ -1,17 +1,14 @@
 """Model-agnostic meta-learning (MAML) and its first-order approximation (FOMAML)."""
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from meta_lightning.algorithms.base import MetaModule
-from meta_lightning.errors import ConfigError
-from meta_lightning.functional.adapt import adapt
+from meta_lightning.algorithms.inner import check_rate, check_steps
+from meta_lightning.functional.adapt import last
 from meta_lightning.functional.params import under
-from meta_lightning.functional.rules import sgd
 from meta_lightning.types import Buffers, Params, Task
 
 
@@ -48,33 +45,19 @@ class MAMLModule(MetaModule):
         **shared: Any,
     ) -> None:
         super().__init__(net, **shared)
-        self.inner_lr = inner_lr
-        self.inner_steps = inner_steps
-        self.eval_inner_steps = inner_steps if eval_inner_steps is None else eval_inner_steps
+        self.inner_lr = check_rate(inner_lr)
+        self.inner_steps, self.eval_inner_steps = check_steps(inner_steps, eval_inner_steps)
         self.first_order = first_order
-        if not 0 <= inner_lr < math.inf:
-            raise ConfigError(f"model.inner_lr is {inner_lr}; expected a finite number from 0")
-        for key in ("inner_steps", "eval_inner_steps"):
-            if getattr(self, key) < 0:
-                raise ConfigError(f"model.{key} is {getattr(self, key)}; expected 0 or more")
 
     def objective(self, params: Params, buffers: Buffers, task: Task, step: Tensor) -> tuple[Tensor, Any]:
         """The query loss after adaptation."""
-        *_, adapted = self._adapt(params, task, self.inner_steps, first_order=self.first_order)
-        figures = self.figures(self.predict(adapted, task), task.query.y)
+        steps = self.inner_loop(
+            under(params, "net."), task, self.inner_lr, self.inner_steps, first_order=self.first_order
+        )
+        figures = self.query_figures(last(steps), task)
         return figures["loss"], ({}, figures)
 
-    def curve(self, params: Params, buffers: Buffers, task: Task) -> Tensor:
+    def curve(self, params: Params, buffers: Buffers, task: Task) -> Iterator[Tensor]:
         """Predictions after 0 to ``eval_inner_steps`` steps."""
-        steps = self._adapt(params, task, self.eval_inner_steps, first_order=True)
-        return torch.stack([self.predict(adapted, task) for adapted in steps])
-
-    def _adapt(self, params: Params, task: Task, steps: int, *, first_order: bool) -> Iterator[Params]:
-        """The net's parameters after 0, 1, ... steps on the support set."""
-        initial = under(params, "net.")
-        yield initial
-
-        def loss(trial: Params, step: int) -> Tensor:
-            return self.support_loss(trial, task.support)
-
-        yield from adapt(loss, initial, sgd(), self.inner_lr, steps, first_order=first_order)
+        for adapted in self.inner_loop(under(params, "net."), task, self.inner_lr, self.eval_inner_steps):
+            yield self.predict(adapted, task)

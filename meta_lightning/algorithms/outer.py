@@ -1,13 +1,31 @@
-"""The outer optimizer and its schedule: the user's, made and described."""
+"""The outer loop: the user's optimizer and schedule, made, described and stepped."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
+from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from meta_lightning.errors import ConfigError
+from meta_lightning.types import Params
+
+
+def check_limits(task_chunk: int | None, check_finite_every: int, **limits: float | None) -> None:
+    """Refuses limits that are none.
+
+    Raises:
+        ConfigError: If ``task_chunk`` or ``check_finite_every`` is below 1, or a limit of the gradient is not above 0.
+    """
+    if check_finite_every < 1:
+        raise ConfigError(f"model.check_finite_every is {check_finite_every}; expected 1 or more meta-steps")
+    if task_chunk is not None and task_chunk < 1:
+        raise ConfigError(f"model.task_chunk is {task_chunk}; expected 1 or more, or null for all tasks at once")
+    for key, limit in limits.items():
+        if limit is not None and not limit > 0:
+            raise ConfigError(f"model.{key} is {limit}; expected more than 0, or null for no limit")
 
 
 def schedule(make: LRSchedulerCallable, optimizer: Optimizer) -> LRScheduler:
@@ -35,3 +53,33 @@ def outer_settings(make_optimizer: OptimizerCallable, make_schedule: LRScheduler
         described["lr_scheduler"] = type(scheduler).__name__
         described |= {f"lr_scheduler.{name}": value for name, value in vars(scheduler).items() if name[0] != "_"}
     return described
+
+
+def reseed(seed: int, device: torch.device) -> None:
+    """Starts the generators that a device draws from anew."""
+    torch.default_generator.manual_seed(seed % 2**63)  # a hundredth of what `torch.manual_seed` costs
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed % 2**63)
+
+
+def update(module: LightningModule, grads: Params, clip_norm: float | None, clip_value: float | None) -> None:
+    """Takes one outer step.
+
+    Args:
+        module: Its optimizer and schedule step.
+        grads: The meta-gradient, by parameter.
+        clip_norm: Its largest norm; None for no limit.
+        clip_value: The largest size of its entries; None for no limit.
+    """
+    optimizer = cast(LightningOptimizer, module.optimizers())
+    for name, param in module.named_parameters():
+        if name in grads:
+            param.grad = grads[name]
+    for limit, algorithm in ((clip_norm, "norm"), (clip_value, "value")):
+        if limit is not None:
+            module.clip_gradients(optimizer.optimizer, limit, algorithm)
+    optimizer.step()
+    optimizer.zero_grad()
+    scheduler = module.lr_schedulers()
+    if isinstance(scheduler, LRScheduler):
+        scheduler.step()

@@ -14,15 +14,15 @@ from meta_lightning.functional.tasks import Backend
 from meta_lightning.types import Task
 
 
-def probe(module: MetaModule, tasks: Task) -> str:
-    """Runs a copy of the net on the queries of one task and checks what comes out.
+def probe(module: MetaModule, tasks: Task) -> list[str]:
+    """Runs a copy of the module on one task, as in evaluation, and checks what comes out.
 
     Args:
         module: The algorithm with its net.
         tasks: A meta-batch of one task, preprocessed, on the module's device.
 
     Returns:
-        The name of the metric, ``accuracy`` or ``mse``.
+        The names of what an evaluation logs, such as ``accuracy`` and ``accuracy_before``.
 
     Raises:
         ConfigError: If nothing learns, the net does not take the inputs, its outputs do not fit the targets, or the
@@ -31,18 +31,24 @@ def probe(module: MetaModule, tasks: Task) -> str:
     params = module.learnable()
     if not params:
         raise ConfigError("model.net has no parameter that learns; expected a net with parameters that require grad")
-    query = tasks.query._replace(x=tasks.query.x[0], y=tasks.query.y[0])
+    twin = copy.deepcopy(module)
+    twin.backend = Backend("loop")
+    task: Task = tree_map(lambda tensor: tensor[0], tasks)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         try:
-            output = copy.deepcopy(module.net)(query.x)
+            output = twin.net(task.query.x)
         except RuntimeError as error:
-            shape = list(query.x.shape)
+            shape = list(task.query.x.shape)
             raise ConfigError(
                 f"model.net takes no inputs of shape {shape}: {str(error).partition(chr(10))[0]}"
             ) from error
-        _check_output(output, query.y)
-        _check_loss(module, output, query.y)
-    return losses.metric_name(query.y)
+        if module.net_predicts:
+            _check_output(output, task.query.y)
+        else:
+            output = next(twin.curve(params, dict(twin.named_buffers()), task))
+        _check_loss(module, output, task.query.y)
+    names = ["loss", losses.metric_name(task.query.y)]
+    return names + [f"{name}_before" for name in names if module.has_inner_loop]
 
 
 def _check_output(output: object, targets: torch.Tensor) -> None:

@@ -25,8 +25,8 @@ class Conv4(nn.Module):
     """Four blocks of 3x3 convolution, batch norm and ReLU, and a linear head (Vinyals et al. 2016).
 
     With ``downsample="stride"`` the convolutions have stride 2 and the features are the mean over space, as the MAML
-    paper's Omniglot net (64 wide). With ``"max_pool"`` each block ends in a 2x2 max-pool and the features are
-    flattened, as its mini-ImageNet net (32 wide).
+    paper's Omniglot net (64 wide); Reptile's flattens them. With ``"max_pool"`` each block ends in a 2x2 max-pool and
+    the features are flattened, as the MAML paper's mini-ImageNet net (32 wide) and ProtoNet's (64 wide).
 
     Args:
         out_features: Width of the output; null for no head, the features themselves. On the command line null takes
@@ -34,7 +34,9 @@ class Conv4(nn.Module):
         in_channels: Channels of the images.
         width: Filters of each convolution.
         downsample: ``stride`` or ``max_pool``.
-        image_size: Height and width of the images; with ``max_pool`` it decides the head's input width.
+        image_size: Height and width of the images; decides the head's input width where features are flattened.
+        features: What becomes of the last block's output: its ``mean`` over space, or ``flatten``; null for ``mean``
+            with ``stride`` and ``flatten`` with ``max_pool``.
 
     Raises:
         ConfigError: If the images are too small for ``max_pool``.
@@ -47,17 +49,21 @@ class Conv4(nn.Module):
         width: int = 64,
         downsample: Literal["stride", "max_pool"] = "stride",
         image_size: int = 28,
+        features: Literal["mean", "flatten"] | None = None,
     ) -> None:
         super().__init__()
         channels = [in_channels, width, width, width, width]
         self.blocks = nn.Sequential(
             *[_block(before, after, downsample) for before, after in itertools.pairwise(channels)]
         )
-        self.spatial_mean = downsample == "stride"
-        if not self.spatial_mean and image_size < 16:
+        if downsample == "max_pool" and image_size < 16:
             raise ConfigError(f"net.image_size is {image_size}; max_pool halves it four times: expected 16 or more")
-        features = width if self.spatial_mean else width * (image_size // 16) ** 2
-        self.head = nn.Identity() if out_features is None else nn.Linear(features, out_features)
+        self.spatial_mean = (features or ("mean" if downsample == "stride" else "flatten")) == "mean"
+        size = image_size
+        for _ in range(4):
+            size = size // 2 if downsample == "max_pool" else (size + 1) // 2
+        widths = width if self.spatial_mean else width * size**2
+        self.head = nn.Identity() if out_features is None else nn.Linear(widths, out_features)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[examples, in_channels, height, width]`` to ``[examples, out_features]``."""

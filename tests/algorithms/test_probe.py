@@ -10,7 +10,7 @@ from meta_lightning.algorithms.probe import check_gradient
 from meta_lightning.errors import ConfigError
 from meta_lightning.nets import MLP
 
-from .test_conformance import sinusoids
+from .problems import SINUSOIDS
 
 
 class FunctionalNorm(nn.Module):
@@ -73,7 +73,7 @@ class OwnConstants(nn.Module):
 
 def checked(net: nn.Module, **options: object) -> None:
     torch.manual_seed(0)
-    check_gradient(MAMLModule(net, inner_lr=0.5, **options), sinusoids(1))
+    check_gradient(MAMLModule(net, inner_lr=0.5, **options), SINUSOIDS.tasks(1))
 
 
 def test_a_wrong_second_derivative_is_found_and_its_remedies_are_right() -> None:

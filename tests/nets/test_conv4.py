@@ -28,6 +28,16 @@ def test_without_a_head_come_the_features(downsample, image_size, width, feature
     assert net(torch.randn(2, 1, image_size, image_size)).shape == (2, features)
 
 
+@pytest.mark.parametrize(
+    ("downsample", "image_size", "features", "wide"),
+    [("stride", 28, "flatten", 4 * 64), ("stride", 84, "flatten", 36 * 64), ("max_pool", 84, "mean", 64)],
+)
+def test_features_are_flattened_or_averaged_as_asked(downsample, image_size, features, wide):
+    net = Conv4(5, downsample=downsample, image_size=image_size, features=features)
+    assert net.head.in_features == wide
+    assert net(torch.randn(2, 1, image_size, image_size)).shape == (2, 5)
+
+
 def test_omniglot_net_of_the_maml_paper_has_its_parameters():
     convolutions = (1 * 9 + 1) * 64 + 3 * (64 * 9 + 1) * 64
     norms, head = 4 * 2 * 64, (64 + 1) * 5

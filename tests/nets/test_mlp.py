@@ -44,3 +44,13 @@ def test_layers_are_relus_between_affine_maps():
 def test_the_last_layer_is_affine_with_a_head_and_a_relu_without():
     assert isinstance(MLP(2, 1, [3])[-1], nn.Linear)
     assert isinstance(MLP(2, None, [3])[-1], nn.ReLU)
+
+
+def test_the_activation_may_be_tanh():
+    torch.manual_seed(0)
+    relu = MLP(2, 1, [3])
+    torch.manual_seed(0)
+    tanh = MLP(2, 1, [3], activation="tanh")
+    x = torch.randn(5, 2)
+    assert torch.equal(tanh(x), tanh[2](torch.tanh(tanh[0](x))))
+    assert not torch.allclose(tanh(x), relu(x))
