@@ -1,12 +1,14 @@
 """One task through a module before anything is trained or written: does the net fit the data and the method?"""
 
 import copy
+from textwrap import shorten
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from meta_lightning.algorithms.base import MetaModule
+from meta_lightning.algorithms.culprit import watch, without_derivative
 from meta_lightning.errors import ConfigError
 from meta_lightning.functional import losses
 from meta_lightning.functional.params import flatten
@@ -77,9 +79,10 @@ def _check_loss(module: MetaModule, output: torch.Tensor, targets: torch.Tensor)
 def check_gradient(module: MetaModule, tasks: Task) -> None:
     """Makes the meta-gradient of one task under the module's backend, and compares vmap with the plain way.
 
-    On a copy in eval mode, and compared in double precision: dropout and rounding are out of the comparison, so what is
-    left is a layer whose derivative is wrong under vmap. torch 2.13 has such layers, and does not say so. A net that
-    does not run in double precision (it holds constants of its own) is not compared.
+    On copies, in eval mode, and in training mode, where some layers change themselves. Compared in eval mode and in
+    double precision: dropout and rounding are out of the comparison, so what is left is a layer whose derivative is
+    wrong under vmap. torch 2.13 has such layers, and does not say so. A net that does not run in double precision (it
+    holds constants of its own) is not compared.
 
     Args:
         module: The algorithm with its net.
@@ -89,11 +92,15 @@ def check_gradient(module: MetaModule, tasks: Task) -> None:
         ConfigError: If a layer lacks a derivative or a batching rule, or vmap gives another gradient.
     """
     twin = copy.deepcopy(module).eval()
-    _gradient(twin, tasks, Backend("loop"), "with model.first_order: true, if the method has it")
-    if module.backend.loop == "loop":
+    vmapped = module.backend.loop == "vmap"
+    remedy = "model.task_loop: loop" if vmapped else "another layer"
+    _gradient(twin, tasks, Backend("loop"), "model.first_order: true, if the method has it")
+    if vmapped:
+        _gradient(twin, tasks, Backend("vmap"), remedy)
+    with torch.random.fork_rng(devices=[]):
+        _gradient(copy.deepcopy(module).train(), tasks, module.backend, remedy)
+    if not vmapped:
         return
-    remedy = "with model.task_loop: loop"
-    _gradient(twin, tasks, Backend("vmap"), remedy)
     twin = twin.double()
     tasks = tree_map(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor, tasks)
     try:
@@ -111,9 +118,20 @@ def check_gradient(module: MetaModule, tasks: Task) -> None:
 
 def _gradient(module: MetaModule, tasks: Task, backend: Backend, remedy: str) -> Tensor:
     module.backend = backend
-    try:
-        grads, _, _ = module.meta_step(module.learnable(), dict(module.named_buffers()), tasks, torch.tensor(0))
-    except RuntimeError as error:
-        reason = str(error).partition("\n")[0]
-        raise ConfigError(f"model.net can't be differentiated as it is ({reason}); try {remedy}") from error
+    with watch(module.net) as under_way:
+        try:
+            grads, _, _ = module.meta_step(module.learnable(), dict(module.named_buffers()), tasks, torch.tensor(0))
+        except RuntimeError as error:
+            reason = shorten(str(error).partition("\n")[0], 120, placeholder=" ...")
+            layer = _named(module.net, tasks, under_way, batched=backend.loop == "vmap")
+            raise ConfigError(f"{layer} can't be differentiated as it is ({reason}); try {remedy}") from error
     return flatten(grads.values())
+
+
+def _named(net: nn.Module, tasks: Task, under_way: list[str], *, batched: bool) -> str:
+    """The layer that an error came from, as far as can be told."""
+    # With no layer under way the error came from a derivative, which says nothing of layers: try them one by one.
+    name = under_way[-1] if under_way else without_derivative(net, tasks.query.x[0], batched=batched)
+    if not name:
+        return "model.net"
+    return f"model.net: layer {name} ({type(net.get_submodule(name)).__name__})"

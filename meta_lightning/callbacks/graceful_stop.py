@@ -14,6 +14,8 @@ from meta_lightning.runs import say
 class GracefulStop(Callback):
     """On SIGTERM or Ctrl-C, saves ``last.ckpt`` at the end of the meta-step at hand and exits with 143 or 130.
 
+    A validation that is due at this meta-step is made first, with the checkpoint saved before and after it.
+
     The signal is only noted where it arrives. The processes agree on it in the meta-step's own collective and end
     together, so none waits for another, and no update is cut in half. A second Ctrl-C ends the process at once.
     """
@@ -33,21 +35,26 @@ class GracefulStop(Callback):
         self._former = {number: signal.signal(number, note) for number in STOPS}
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
-        """Saves and ends once all processes know."""
+        """Saves once all processes know of a signal."""
         assert isinstance(pl_module, MetaModule)
-        number = pl_module.stop_agreed
-        if not number:
+        if not pl_module.stop_agreed:
             return
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what watches over the processes may send it to the others
         for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set by Lightning's connectors
             if isinstance(callback, Checkpoints):
                 callback.save_now(trainer)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
+        """Ends here, before the next meta-step: a validation that was due has then been made."""
+        assert isinstance(pl_module, MetaModule)
+        number = pl_module.stop_agreed
+        if not number:
+            return
         trainer.strategy.barrier()
-        name = signal.Signals(number).name
         run = trainer.log_dir
         say(
-            f"\nStopped by {name} after meta-step {trainer.global_step}. Go on: python -m meta_lightning fit "
-            f"--config {run}/config.yaml --ckpt_path {run}/checkpoints/last.ckpt"
+            f"\nStopped by {signal.Signals(number).name} after meta-step {trainer.global_step}. Go on: python -m "
+            f"meta_lightning fit --config {run}/config.yaml --ckpt_path {run}/checkpoints/last.ckpt"
         )
         raise SystemExit(128 + number)
 

@@ -50,6 +50,7 @@ class TestReport(Callback):
             gathered: list[Any] = [None] * trainer.world_size
             torch.distributed.all_gather_object(gathered, parts)
             parts = [part for of_rank in gathered for part in of_rank]
+        log_dir = trainer.log_dir  # tells the other processes too: all must ask
         if not trainer.is_global_zero:
             return
         results = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
@@ -58,7 +59,7 @@ class TestReport(Callback):
         Console().print(to_screen(report))
         if trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by Lightning's connectors
             return
-        folder = run_folder(Path(str(trainer.ckpt_path))) if trainer.ckpt_path else Path(trainer.log_dir or ".")
+        folder = run_folder(Path(str(trainer.ckpt_path))) if trainer.ckpt_path else Path(log_dir or ".")
         folder.mkdir(parents=True, exist_ok=True)
         write(report, folder)
         print(f"Report: {folder / 'test_report.md'} and test_report.json")

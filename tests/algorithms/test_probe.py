@@ -1,5 +1,7 @@
 """Nets that torch differentiates wrongly, or not at all, are named before training starts."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -84,15 +86,50 @@ def test_a_wrong_second_derivative_is_found_and_its_remedies_are_right() -> None
     checked(FunctionalNorm(), first_order=True)
 
 
+class Branching(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inside(x) if x.sum() > 0 else self.inside(-x)
+
+
+def between(layer: nn.Module) -> nn.Module:
+    return nn.Sequential(nn.Linear(1, 4), layer, nn.Linear(4, 1))
+
+
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
-def test_a_layer_without_a_batching_rule_is_named_with_its_remedy() -> None:
-    with pytest.raises(ConfigError, match=r"can't be differentiated as it is \(.+\); try with model.task_loop: loop"):
-        checked(Recurrent())
-    checked(Recurrent(), task_loop="loop")
+@pytest.mark.parametrize(
+    ("make", "layer"),
+    [
+        (Recurrent, r"layer cell \(LSTM\)"),
+        (lambda: between(Branching()), r"layer 1 \(Branching\)"),
+        (
+            lambda: between(nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4))),
+            r"layer 1.parametrizations.weight.0 \(_SpectralNorm\)",  # changes itself, in training only
+        ),
+    ],
+    ids=["lstm", "data-dependent branch", "spectral norm"],
+)
+def test_a_layer_without_a_batching_rule_is_named_with_its_remedy(make: Callable[[], nn.Module], layer: str) -> None:
+    with pytest.raises(
+        ConfigError, match=rf"^model.net: {layer} can't be .* as it is \(.+\); try model.task_loop: loop$"
+    ):
+        checked(make())
+    checked(make(), task_loop="loop")
 
 
-def test_a_layer_without_a_derivative_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"derivative for this is not implemented"):
+def test_a_layer_without_a_second_derivative_is_named_with_its_remedy() -> None:
+    attention = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=True)
+    expected = r"^model.net: layer 1.self_attn \(MultiheadAttention\) can.t be .*; try model.first_order: true"
+    with pytest.raises(ConfigError, match=expected):
+        checked(between(attention), task_loop="loop")
+    checked(between(attention), task_loop="loop", first_order=True)
+
+
+def test_an_operation_of_the_net_itself_without_a_derivative_is_told() -> None:
+    with pytest.raises(ConfigError, match=r"^model.net can't be .* \(derivative for this is not implemented\)"):
         checked(NoDerivative())
 
 

@@ -1,0 +1,84 @@
+"""Two processes do what one does: the same gradients, parameters and validations, on episodes shared out."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from .worker import BY_NAME, COMPARED, train
+
+EVERY = [*BY_NAME, "maml, 3 steps, frozen part"]
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
+    """What two processes left, started as on a cluster."""
+    folder = tmp_path_factory.mktemp("two")
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
+         "-m", "tests.reliability.worker", str(folder)],
+        cwd=repository, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+def left(two: Path, name: str) -> list[dict[str, Any]]:
+    return [torch.load(two / f"{name}_{rank}.pt") for rank in (0, 1)]
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_parameters_and_validations_are_those_of_one_process(two: Path, name: str) -> None:
+    one = train(name, COMPARED)
+    for process in left(two, name):
+        for key, value in one["end"].items():
+            torch.testing.assert_close(process["on_the_way"][key], value, rtol=1e-5, atol=1e-6)
+        assert process["values"][0] == pytest.approx(one["values"][0], rel=1e-5)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_processes_stay_identical_for_200_meta_steps(two: Path, name: str) -> None:
+    first, second = left(two, name)
+    assert first["end"].keys() == second["end"].keys()
+    assert all(torch.equal(value, second["end"][key]) for key, value in first["end"].items())
+    assert first["values"] == second["values"]
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_process_has_episodes_of_its_own(two: Path, name: str) -> None:
+    first, second = (process["episodes"] for process in left(two, name))
+    assert sorted(first + second) == [*range(200 * 4)]
+    assert len(first) == len(second)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_meta_step_makes_one_collective(two: Path, name: str) -> None:
+    for process in left(two, name):
+        learned = max(process["collectives"])  # the gradient is the largest thing that is sent
+        assert process["collectives"].count(learned) <= 200
+        # 10 validations reduce a sum and a weight for each of their values, which are scalars.
+        assert sum(size > 8 for size in process["collectives"]) == 200
+
+
+def test_a_signal_at_one_process_stops_both_and_the_run_goes_on_exactly(two: Path) -> None:
+    for process in left(two, "resumed"):
+        assert process["code"] == 143
+        assert process["saved"] == 7
+        assert all(torch.equal(value, process["end"][key]) for key, value in process["whole"].items())
+
+
+def test_a_loss_that_is_not_finite_on_one_process_stops_both_and_names_the_task(two: Path) -> None:
+    for process in left(two, "diverged"):
+        assert process["step"] == 2
+        assert process["error"].startswith("meta-step 2: the loss or the meta-gradient is not finite (tasks [11]); the")
+        assert all(torch.isfinite(value).all() for value in process["end"].values())
+
+
+def test_the_report_is_written_once_over_all_tasks(two: Path) -> None:
+    (report,) = two.rglob("test_report.json")
+    assert json.loads(report.read_text())["tasks"] == 4
