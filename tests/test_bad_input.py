@@ -97,6 +97,13 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--trainer.val_check_interval=0"], "trainer.val_check_interval is 0; training counts meta-steps, not "
          "epochs: expected a whole number of meta-steps"),
         (["--trainer.devices=x"], "trainer: `devices` selected with `CPUAccelerator` should be an int > 0."),
+        (["--trainer.strategy=fsdp"],
+         "trainer.strategy is fsdp; it splits parameters over processes, and meta-gradients need them whole: use ddp"),
+        (["--trainer.strategy=deepspeed_stage_2"],
+         "trainer.strategy is deepspeed_stage_2; it splits parameters over processes, and meta-gradients need them "
+         "whole: use ddp"),
+        (["--model.check_finite_every=0"],
+         "model.check_finite_every is 0; expected 1 or more meta-steps"),
         (["--trainer.devices=2", "--trainer.strategy=ddp", "--data.meta_batch_size=3"],
          "data.meta_batch_size is 3, which 2 processes do not divide; choose a multiple"),
         (["--ckpt_path=nowhere.ckpt"],

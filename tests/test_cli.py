@@ -238,3 +238,12 @@ def test_a_run_that_diverges_stops_before_the_weights_are_touched(
     assert re.search(r"error: meta-step 2: the loss or the meta-gradient is not finite \(tasks \[4, 5\]\)", error)
     after = load(RUN / "checkpoints/last.ckpt")
     assert all(torch.equal(value, after["state_dict"][name]) for name, value in before["state_dict"].items())
+
+
+def test_checks_that_are_made_rarely_say_what_that_costs(config: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    every = ["--model.check_finite_every=3", "--trainer.max_steps=5", "--model.inner_lr=1e30"]
+    assert main(["fit", *config, *every]) == 1
+    said = capsys.readouterr()
+    assert "Note: model.check_finite_every is 3: weights and checkpoints may be spoilt before" in said.out
+    assert "error: meta-step 2: the loss or the meta-gradient is not finite" in said.err
+    assert "check_finite_every is 3, so the weights and later checkpoints may be spoilt" in said.err

@@ -16,7 +16,7 @@ from torch.func import functional_call
 
 from meta_lightning.algorithms.adopt import adopt
 from meta_lightning.algorithms.outer import check_limits, outer_settings, reseed, schedule, update
-from meta_lightning.algorithms.reduce import average_over_ranks, check_strategy, diverged
+from meta_lightning.algorithms.reduce import average_over_ranks, check_trainer, diverged
 from meta_lightning.errors import DivergedError
 from meta_lightning.functional import losses, norm
 from meta_lightning.functional.adapt import adapt
@@ -215,8 +215,8 @@ class MetaModule(LightningModule, ABC):
             self.log_dict(figures, batch_size=count(tasks))
 
     def setup(self, stage: str) -> None:
-        """Refuses processes that do not hold whole parameters."""
-        check_strategy(self.trainer)
+        """Refuses what meta-gradients can't be made with."""
+        check_trainer(self.trainer)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The outer optimizer and its schedule, over the parameters that learn."""

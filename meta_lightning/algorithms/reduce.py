@@ -66,12 +66,17 @@ def diverged(tasks: Task, metrics: Metrics, trainer: Trainer) -> list[int]:
     return broken or everyone
 
 
-def check_strategy(trainer: Trainer) -> None:
-    """Refuses strategies that keep only a part of each parameter on a process.
+def check_trainer(trainer: Trainer) -> None:
+    """Refuses half precision, and strategies that keep only a part of each parameter on a process.
 
     Raises:
-        ConfigError: Names the strategy.
+        ConfigError: Names the precision or the strategy.
     """
+    if trainer.precision in ("16-mixed", "16-true"):
+        raise ConfigError(
+            f"trainer.precision is {trainer.precision}; inner gradients are not scaled and vanish in half precision: "
+            "use bf16-mixed or 32-true"
+        )
     name = type(trainer.strategy).__name__
     if any(sharded in name for sharded in ("FSDP", "DeepSpeed", "ModelParallel")):
         raise ConfigError(
