@@ -14,7 +14,7 @@ from torch import nn
 
 from meta_lightning import algorithms, nets
 from meta_lightning.algorithms import MetaModule
-from meta_lightning.callbacks import Checkpoints, GracefulStop, MetaStepProgress, TestReport
+from meta_lightning.callbacks import Checkpoints, GracefulStop, LeakGuard, MetaStepProgress, TestReport
 from meta_lightning.data import EpisodicDataModule, Source, sources
 from meta_lightning.errors import ConfigError, DivergedError
 from meta_lightning.explain import explain
@@ -214,7 +214,7 @@ def _run(arguments: list[str]) -> None:
         trainer_defaults={
             "max_epochs": -1,
             "check_val_every_n_epoch": None,
-            "callbacks": [TestReport(), GracefulStop()],
+            "callbacks": [TestReport(), GracefulStop(), LeakGuard()],
         },
         seed_everything_default=0,
         parser_kwargs={"exit_on_error": False},
