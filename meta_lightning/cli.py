@@ -49,6 +49,7 @@ class MetaCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Our keys beside Lightning's."""
         parser.add_lightning_class_args(Checkpoints, "checkpoint")
+        parser.add_lightning_class_args(TestReport, "report")
         parser.add_argument("--untrained", type=bool, default=False, help="Evaluate the initialisation, no checkpoint.")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -214,7 +215,7 @@ def _run(arguments: list[str]) -> None:
         trainer_defaults={
             "max_epochs": -1,
             "check_val_every_n_epoch": None,
-            "callbacks": [TestReport(), GracefulStop(), LeakGuard()],
+            "callbacks": [GracefulStop(), LeakGuard()],
         },
         seed_everything_default=0,
         parser_kwargs={"exit_on_error": False},

@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "explain": set(),
     "settings": set(),
     "preflight": {"algorithms", "data", "runs"},
-    "callbacks": {"callbacks", "algorithms", "data", "report", "runs", "version"},
+    "callbacks": {"callbacks", "algorithms", "data", "functional", "report", "runs", "version"},
 }
 # The functional core and the nets are usable without Lightning.
 TORCH_ONLY = {"functional", "nets", "types"}

@@ -7,7 +7,16 @@ import pytest
 import torch
 from rich.console import Console
 
-from meta_lightning.report import Report, mean_and_interval, per_step, to_markdown, to_screen, write
+from meta_lightning.report import (
+    Report,
+    calibration_error,
+    mean_and_interval,
+    per_step,
+    to_markdown,
+    to_screen,
+    worst_tenth,
+    write,
+)
 
 
 def report(metric: str = "accuracy") -> Report:
@@ -15,7 +24,7 @@ def report(metric: str = "accuracy") -> Report:
     return Report(
         algorithm="MAML", benchmark="omniglot_5w1s", checkpoint="best.ckpt", tasks=3, ways=5, shots=1, queries=1,
         batch_norm="transductive", metric=metric, mean=curve[-1].mean, ci95=curve[-1].ci95, per_step=curve,
-        episode_hash="0123456789abcdef", seconds_per_task=0.00123, versions={"torch": "2.13.0"},
+        episode_hash="0123456789abcdef", seconds_per_task=0.00123, versions={"torch": "2.13.0"}, worst_tenth=0.8,
     )  # fmt: skip
 
 
@@ -77,3 +86,29 @@ def test_a_long_curve_is_thinned_out_where_it_is_read_and_whole_where_it_is_kept
     assert shown == ["0", "1", "2", "5", "10", "20", "30", "33"]
     write(long, Path())
     assert [at["step"] for at in json.loads(Path("test_report.json").read_text())["per_step"]] == [*range(34)]
+
+
+@pytest.mark.parametrize(("more_is_better", "expected"), [(True, 0.5), (False, 18.5)])
+def test_worst_tenth_is_the_mean_of_the_worst(more_is_better: bool, expected: float) -> None:
+    values = torch.arange(20.0)[torch.randperm(20)]
+    assert worst_tenth(values, more_is_better=more_is_better) == expected
+
+
+def test_the_worst_of_few_tasks_is_one() -> None:
+    assert worst_tenth(torch.tensor([0.3, 0.1, 0.2]), more_is_better=True) == pytest.approx(0.1)
+
+
+def test_calibration_error_by_hand() -> None:
+    # Two bins in use: 4 queries at 0.9 of which 2 are right, and 6 at 0.5 of which 3 are right.
+    confidence = torch.tensor([[0.9, 0.9, 0.5, 0.5, 0.5], [0.9, 0.9, 0.5, 0.5, 0.5]])
+    correct = torch.tensor([[1.0, 1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0, 0.0]])
+    assert calibration_error(confidence, correct) == pytest.approx(0.4 * (0.9 - 0.5) + 0.6 * 0.0)
+
+
+def test_interval_of_student_and_bootstrap_agree() -> None:
+    generator = torch.Generator().manual_seed(0)
+    values = torch.rand(600, generator=generator) ** 0.3  # skewed, as accuracies are
+    draws = torch.randint(600, (4000, 600), generator=generator)
+    low, high = values[draws].mean(1).quantile(torch.tensor([0.025, 0.975]))
+    mean, interval = mean_and_interval(values)
+    assert (mean - interval, mean + interval) == pytest.approx((low.item(), high.item()), abs=0.1 * interval)

@@ -250,13 +250,16 @@ class MetaModule(LightningModule, ABC):
             tasks: A meta-batch, ``[tasks, ...]``.
 
         Returns:
-            ``index`` ``[tasks]``; ``loss``, and ``accuracy`` or ``mse``, ``[tasks, steps + 1]``.
+            ``index`` ``[tasks]``; ``loss``, and ``accuracy`` or ``mse``, ``[tasks, steps + 1]``; for classes also
+            ``confidence`` and ``correct`` after the last step, ``[tasks, queries]``.
         """
         params, buffers = self.learnable(), dict(self.named_buffers())
 
         def one(task: Task) -> Metrics:
-            curve = [self.figures(at, task.query.y) for at in self.curve(params, buffers, task)]
-            return {name: torch.stack([at[name] for at in curve]) for name in curve[0]}
+            predictions = [*self.curve(params, buffers, task)]
+            curve = [self.figures(at, task.query.y) for at in predictions]
+            stacked = {name: torch.stack([figures[name] for figures in curve]) for name in curve[0]}
+            return stacked | losses.certainty(predictions[-1], task.query.y)
 
         return {"index": tasks.index, **map_tasks(one, tasks, self.backend)}
 
@@ -272,27 +275,24 @@ class MetaModule(LightningModule, ABC):
         figures = map_tasks(one, tasks, self.backend)
         return {f"train/{name}_before": values.mean() for name, values in figures.items()}
 
-    def _evaluation_step(self, tasks: Task, stage: str) -> Metrics:
+    def _measure(self, tasks: Task, stage: str) -> Metrics:
         results = self.evaluate(tasks)
-        for name, values in results.items():
-            if name == "index":
-                continue
+        for name in ("loss", losses.metric_name(tasks.query.y)):
+            # Doubles, so that the mean over all batches is that of the report; this one device has none.
+            values = results[name] if self.device.type == "mps" else results[name].double()
             for suffix, column in (("", -1), ("_before", 0))[: 1 + self.has_inner_loop]:
                 self.log(
                     f"{stage}/{name}{suffix}",
                     values[:, column].mean(),
-                    batch_size=count(tasks),
-                    sync_dist=True,
-                    on_step=False,
-                    on_epoch=True,
+                    batch_size=count(tasks), sync_dist=True, on_step=False, on_epoch=True,
                     prog_bar=stage == "val" and not suffix,
-                )
+                )  # fmt: skip
         return results
 
     def validation_step(self, tasks: Task, batch_idx: int) -> None:
-        """Logs ``val/...`` before and after adaptation."""
-        self._evaluation_step(tasks, "val")
+        """Logs ``val/...``."""
+        self._measure(tasks, "val")
 
     def test_step(self, tasks: Task, batch_idx: int) -> Metrics:
-        """Logs ``test/...`` and hands the results of each task, see `evaluate`, to the callbacks."""
-        return self._evaluation_step(tasks, "test")
+        """Logs ``test/...``; the callbacks get the results of each task, see `evaluate`."""
+        return self._measure(tasks, "test")

@@ -1,8 +1,11 @@
 """Turns the results of `test` into a report."""
 
+import copy
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from lightning import __version__ as lightning_version
@@ -10,38 +13,82 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from torch import Tensor
 
+from meta_lightning import report as figures
 from meta_lightning.algorithms.base import MetaModule
 from meta_lightning.data.module import EpisodicDataModule
-from meta_lightning.report import Report, per_step, to_screen, write
+from meta_lightning.functional import losses, norm
+from meta_lightning.functional.prototypes import nearest_class_mean
+from meta_lightning.functional.tasks import map_tasks
+from meta_lightning.report import Figure, Report, to_screen, write
 from meta_lightning.runs import run_folder
+from meta_lightning.types import Metrics, Task
 from meta_lightning.version import __version__
+
+_GIVEN, _UNTRAINED, _NEAREST = "as given", "untrained net", "nearest class mean"
 
 
 class TestReport(Callback):
-    """Collects each task's results, prints the table and writes it beside the checkpoint's run."""
+    """Collects each task's results, prints the tables and writes them beside the checkpoint's run.
+
+    Args:
+        all_batch_norms: Measure the same weights under the other batch-norm protocols too: each costs another test.
+        baselines: Measure what costs nothing beside it: chance, the untrained net (another test), and the nearest class
+            mean in the inputs.
+    """
 
     __test__ = False  # not a test case, whatever its name says to pytest
 
-    def __init__(self) -> None:
-        self._results: list[dict[str, Tensor]] = []
+    def __init__(self, all_batch_norms: bool = True, baselines: bool = True) -> None:
+        self._all_batch_norms = all_batch_norms
+        self._baselines = baselines
+        self._untrained: MetaModule | None = None
+        self._results: dict[str, list[Metrics]] = {}
         self._seconds = 0.0
         self._started = 0.0
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Keeps the initialisation, which the checkpoint is about to replace."""
+        if stage == "test" and self._baselines:
+            assert isinstance(pl_module, MetaModule)
+            self._untrained = copy.deepcopy(pl_module).eval()
+
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forgets an earlier test."""
-        self._results = []
+        self._results = {}
         self._seconds = 0.0
+        if trainer.ckpt_path is None:
+            self._untrained = None  # it is what is tested
+        if self._untrained is not None:
+            self._untrained.to(pl_module.device)
 
     def on_test_batch_start(self, *args: Any, **kwargs: Any) -> None:
         """Starts the clock."""
         self._started = time.perf_counter()
 
     def on_test_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any, **kwargs: Any
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any
     ) -> None:
         """Keeps the results on the CPU; the copy waits for the device, so the clock is right."""
-        self._results.append({name: values.cpu() for name, values in outputs.items()})
+        self._keep(_GIVEN, outputs)
         self._seconds += time.perf_counter() - self._started
+        assert isinstance(pl_module, MetaModule)
+        for name, results in self._others(pl_module, batch):
+            self._keep(name, results)
+
+    def _keep(self, name: str, results: Metrics) -> None:
+        self._results.setdefault(name, []).append({key: values.cpu() for key, values in results.items()})
+
+    def _others(self, module: MetaModule, tasks: Task) -> Iterator[tuple[str, Metrics]]:
+        """The same tasks under the other protocols, and by the baselines."""
+        if self._all_batch_norms and norm.has_norm(module.net):
+            for protocol in get_args(norm.Protocol):
+                if protocol != module.batch_norm:
+                    with _protocol(module, protocol):
+                        yield protocol, module.evaluate(tasks)
+        if self._untrained is not None:
+            yield _UNTRAINED, self._untrained.evaluate(tasks)
+        if self._baselines and losses.is_classification(tasks.query.y) and tasks.query.x.is_floating_point():
+            yield _NEAREST, {"index": tasks.index, "accuracy": map_tasks(nearest_class_mean, tasks, module.backend)}
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prints and writes the report, once over all processes."""
@@ -49,13 +96,11 @@ class TestReport(Callback):
         if trainer.world_size > 1:
             gathered: list[Any] = [None] * trainer.world_size
             torch.distributed.all_gather_object(gathered, parts)
-            parts = [part for of_rank in gathered for part in of_rank]
+            parts = {name: [part for of_rank in gathered for part in of_rank[name]] for name in parts}
         log_dir = trainer.log_dir  # tells the other processes too: all must ask
         if not trainer.is_global_zero:
             return
-        results = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        order = results["index"].argsort()
-        report = self._report(trainer, pl_module, {name: values[order] for name, values in results.items()})
+        report = self._report(trainer, pl_module, {name: _joined(results) for name, results in parts.items()})
         Console().print(to_screen(report))
         if trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by Lightning's connectors
             return
@@ -64,31 +109,65 @@ class TestReport(Callback):
         write(report, folder)
         print(f"Report: {folder / 'test_report.md'} and test_report.json")
 
-    def _report(self, trainer: Trainer, module: LightningModule, results: dict[str, Tensor]) -> Report:
+    def _report(self, trainer: Trainer, module: LightningModule, results: dict[str, dict[str, Tensor]]) -> Report:
         data = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning's connectors
         assert isinstance(module, MetaModule)
         assert isinstance(data, EpisodicDataModule)
-        (metric,) = set(results) - {"index", "loss"}
-        curve = per_step(results[metric])
+        given = results[_GIVEN]
+        metric = "accuracy" if "accuracy" in given else "mse"
+        modes = {module.batch_norm: given} | {
+            name: results[name] for name in get_args(norm.Protocol) if name in results
+        }
+        baselines = (
+            {"chance": Figure(1 / data.eval_shape.ways, 0.0)} if self._baselines and data.eval_shape.ways else {}
+        )
+        for name in (_NEAREST, _UNTRAINED):
+            if name in results:
+                values = results[name][metric]
+                baselines[name] = Figure(*figures.mean_and_interval(values if values.ndim == 1 else values[:, -1]))
+        whole, last = figures.mode(given[metric]), given[metric][:, -1]
         return Report(
             algorithm=type(module).__name__.removesuffix("Module"),
             benchmark=_benchmark(trainer, data),
             checkpoint=str(trainer.ckpt_path or "none: the untrained initialisation"),
-            tasks=len(results["index"]),
+            tasks=len(last),
             **data.eval_shape._asdict(),
             batch_norm=module.batch_norm,
             metric=metric,
-            mean=curve[-1].mean,
-            ci95=curve[-1].ci95,
-            per_step=curve,
-            episode_hash=data.episode_hash("test", len(results["index"])),
-            seconds_per_task=self._seconds * trainer.world_size / len(results["index"]),
+            mean=whole.mean,
+            ci95=whole.ci95,
+            per_step=whole.per_step,
+            episode_hash=data.episode_hash("test", len(last)),
+            seconds_per_task=self._seconds * trainer.world_size / len(last),
             versions={
                 "meta_lightning": __version__,
                 "torch": str(torch.__version__),
                 "lightning": lightning_version,
             },
+            worst_tenth=figures.worst_tenth(last, more_is_better=metric == "accuracy"),
+            calibration_error=(
+                figures.calibration_error(given["confidence"], given["correct"]) if "confidence" in given else None
+            ),
+            modes={name: figures.mode(of[metric]) for name, of in modes.items()} if len(modes) > 1 else {},
+            baselines=baselines,
+            per_task=last.tolist(),
         )
+
+
+@contextmanager
+def _protocol(module: MetaModule, protocol: norm.Protocol) -> Iterator[None]:
+    given, module.batch_norm = module.batch_norm, protocol
+    try:
+        yield
+    finally:
+        module.batch_norm = given
+
+
+def _joined(parts: list[Metrics]) -> Metrics:
+    """All tasks, by number."""
+    results = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    order = results["index"].argsort()
+    return {name: values[order] for name, values in results.items()}
 
 
 def _benchmark(trainer: Trainer, data: EpisodicDataModule) -> str:

@@ -47,3 +47,19 @@ def metric(predictions: Tensor, targets: Tensor) -> Tensor:
     if is_classification(targets):
         return (predictions.argmax(-1) == targets).float().mean(-1)
     return (predictions - targets).square().flatten(-targets.ndim).mean(-1)
+
+
+def certainty(predictions: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    """How sure a classifier is of its answers, and which of them are right; nothing for values.
+
+    Args:
+        predictions: Scores, ``[examples, classes]``.
+        targets: Labels, ``[examples]``.
+
+    Returns:
+        ``confidence``, the probability of the answer, and ``correct``, 0 or 1; ``[examples]`` each.
+    """
+    if not is_classification(targets):
+        return {}
+    probability, answer = predictions.softmax(-1).max(-1)
+    return {"confidence": probability, "correct": (answer == targets).to(probability.dtype)}

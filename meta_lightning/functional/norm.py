@@ -120,7 +120,7 @@ def predict(
     Returns:
         Predictions, ``[queries, out]``.
     """
-    if protocol == "transductive" or not _has_norm(net):
+    if protocol == "transductive" or not has_norm(net):
         return cast(Tensor, torch.func.functional_call(net, params, (query,)))
     return predict_jointly(net, params, support, query, protocol, lambda _, out: out, batched=batched)
 
@@ -154,7 +154,7 @@ def predict_jointly(
         out = torch.func.functional_call(net, params, (torch.cat([support, queries]),))
         return read(out[: len(support)], out[len(support) :])
 
-    if protocol == "transductive" or not _has_norm(net):
+    if protocol == "transductive" or not has_norm(net):
         return together(query)
     if protocol == "inductive":
         with _statistics_of_first(net, len(support)):
@@ -166,5 +166,6 @@ def predict_jointly(
     return vmap(alone, randomness="different")(query) if batched else torch.stack([*map(alone, query)])
 
 
-def _has_norm(net: nn.Module) -> bool:
+def has_norm(net: nn.Module) -> bool:
+    """Whether any layer of a net follows the protocol."""
     return any(isinstance(module, EpisodeNorm) for module in net.modules())

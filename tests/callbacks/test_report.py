@@ -1,0 +1,94 @@
+"""The report of `test`, through the command line, on real configs."""
+
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from meta_lightning.cli import main
+
+RUN = Path("logs/glyphs_5w1s/maml/version_0")
+SHORT = [
+    "--trainer.max_steps=2", "--trainer.val_check_interval=2", "--data.val_tasks=2", "--data.test_tasks=20",
+    "--data.meta_batch_size=2", "--data.eval_batch_size=8", "--model.net.width=4", "--trainer.accelerator=cpu",
+]  # fmt: skip
+
+
+@pytest.fixture
+def config(repository: Path) -> list[str]:
+    return ["--config", str(repository / "configs/glyphs_5w1s/maml.yaml"), *SHORT]
+
+
+def report_of(config: list[str], *options: str) -> dict:
+    assert main(["test", *config, "--ckpt_path=last", *options]) == 0
+    return json.loads((RUN / "test_report.json").read_text())
+
+
+def test_every_protocol_stands_beside_the_others_from_one_checkpoint(config: list[str]) -> None:
+    assert main(["fit", *config]) == 0
+    report = report_of(config)
+    assert [*report["modes"]] == ["transductive", "inductive", "support_plus_one"]
+    for protocol, mode in report["modes"].items():
+        alone = report_of(config, f"--model.batch_norm={protocol}", "--report.all_batch_norms=false")
+        assert alone["modes"] == {}
+        assert (alone["mean"], alone["ci95"], alone["per_step"]) == (mode["mean"], mode["ci95"], mode["per_step"])
+    assert report["mean"] == report["modes"]["transductive"]["mean"]
+
+
+def test_baselines_are_those_of_their_own_tests(config: list[str], repository: Path) -> None:
+    assert main(["fit", *config]) == 0
+    baselines = report_of(config)["baselines"]
+    assert [*baselines] == ["chance", "nearest class mean", "untrained net"]
+    assert baselines["chance"] == {"mean": 0.2, "ci95": 0.0}
+    assert main(["test", *config, "--untrained=true"]) == 0
+    (untrained,) = Path("logs").rglob("version_1/test_report.json")
+    assert baselines["untrained net"]["mean"] == json.loads(untrained.read_text())["mean"]
+    example = runpy.run_path(str(repository / "examples/nearest_class_mean.py"))
+    data = example["glyphs"]()
+    data.test_tasks = 20
+    assert baselines["nearest class mean"]["mean"] == pytest.approx(example["main"](data), abs=1e-6)
+
+
+def test_what_was_not_asked_for_is_not_measured(config: list[str]) -> None:
+    assert main(["fit", *config]) == 0
+    report = report_of(config, "--report.all_batch_norms=false", "--report.baselines=false")
+    assert report["modes"] == report["baselines"] == {}
+
+
+def test_a_test_made_again_gives_the_same_bytes_and_what_tensorboard_has(config: list[str]) -> None:
+    assert main(["fit", *config]) == 0
+    first, second = report_of(config), report_of(config)
+    for key in ("mean", "ci95", "per_step", "modes", "baselines", "per_task", "worst_tenth", "calibration_error"):
+        assert json.dumps(first[key]) == json.dumps(second[key]), key
+    events = EventAccumulator(str(RUN))
+    events.Reload()
+    for scalar in events.Scalars("test/accuracy"):
+        assert scalar.value == torch.tensor(first["mean"]).item()
+
+
+def test_the_loop_over_tasks_finds_the_same(config: list[str]) -> None:
+    assert main(["fit", *config]) == 0
+    mapped, looped = report_of(config), report_of(config, "--model.task_loop=loop")
+    assert looped["mean"] == pytest.approx(mapped["mean"], abs=1e-6)
+    assert looped["per_task"] == pytest.approx(mapped["per_task"], abs=1e-6)
+
+
+def test_tasks_are_kept_one_by_one(config: list[str]) -> None:
+    assert main(["fit", *config]) == 0
+    report = report_of(config)
+    assert len(report["per_task"]) == report["tasks"] == 20
+    assert sum(report["per_task"]) / 20 == pytest.approx(report["mean"], abs=1e-7)
+    assert report["worst_tenth"] == pytest.approx(sum(sorted(report["per_task"])[:2]) / 2, abs=1e-7)
+    assert 0 <= report["calibration_error"] <= 1
+
+
+def test_functions_have_no_classes_to_be_sure_of(repository: Path) -> None:
+    config = ["--config", str(repository / "configs/sinusoid/maml.yaml"), *(o for o in SHORT if "net" not in o)]
+    assert main(["test", *config, "--untrained=true"]) == 0
+    (path,) = Path("logs/sinusoid").rglob("test_report.json")
+    report = json.loads(path.read_text())
+    assert report["calibration_error"] is None
+    assert report["modes"] == report["baselines"] == {}
