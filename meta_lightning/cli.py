@@ -5,14 +5,14 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentError, Namespace
+from jsonargparse import ArgumentError, Namespace, auto_cli
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning_utilities.core.rank_zero import rank_zero_only
 from torch import nn
 
-from meta_lightning import algorithms, nets
+from meta_lightning import algorithms, commands, nets
 from meta_lightning.algorithms import MetaModule
 from meta_lightning.callbacks import Checkpoints, GracefulStop, LeakGuard, MetaStepProgress, TestReport
 from meta_lightning.data import EpisodicDataModule, Source, sources
@@ -206,6 +206,12 @@ _NOT_FOR_USERS = (
 
 
 def _run(arguments: list[str]) -> None:
+    if arguments and arguments[0] in commands.__all__:
+        try:
+            auto_cli(getattr(commands, arguments[0]), args=arguments[1:], exit_on_error=False, prog=arguments[0])
+        except ArgumentError as error:
+            raise ConfigError(f"{arguments[0]}: {explain(str(error), (), _CLASSES)}") from error
+        return
     MetaCLI(
         MetaModule,
         EpisodicDataModule,

@@ -1,0 +1,92 @@
+"""A paired comparison of two reports."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from meta_lightning.errors import ConfigError
+from meta_lightning.report import mean_and_interval
+
+
+class Comparison(NamedTuple):
+    """What the second of two reports has over the first.
+
+    Attributes:
+        metric: ``accuracy`` or ``mse``.
+        tasks: On how many tasks, the same for both.
+        difference: Mean over tasks of the second's figure less the first's.
+        ci95: Half the width of the 95 % interval of that mean (Student's t over the tasks' differences).
+        better: Tasks on which the second is better.
+        worse: Tasks on which it is worse.
+    """
+
+    metric: str
+    tasks: int
+    difference: float
+    ci95: float
+    better: int
+    worse: int
+
+
+def compare(first: Path, second: Path) -> None:
+    """Compares two test reports task by task: on the same episodes, a difference is seen that intervals would hide.
+
+    Args:
+        first: A ``test_report.json``.
+        second: Another, on the same episodes.
+    """
+    reports = [_read(path) for path in (first, second)]
+    Console().print(_table(reports, paired(*reports)))
+
+
+def paired(first: dict[str, Any], second: dict[str, Any]) -> Comparison:
+    """The comparison of two reports as read from their files.
+
+    Raises:
+        ConfigError: If they are not of the same episodes and the same metric.
+    """
+    for key, what in (("episode_hash", "episodes"), ("metric", "metric"), ("tasks", "number of tasks")):
+        if first[key] != second[key]:
+            raise ConfigError(
+                f"the {what} differ: {first[key]} and {second[key]}; expected two reports of the same tasks: test both "
+                "with the same data settings"
+            )
+    one, other = (torch.tensor(report["per_task"], dtype=torch.float64) for report in (first, second))
+    gain = other - one
+    difference, interval = mean_and_interval(gain)
+    up, down = int((gain > 0).sum()), int((gain < 0).sum())
+    better, worse = (up, down) if first["metric"] == "accuracy" else (down, up)
+    return Comparison(first["metric"], len(gain), difference, interval, better, worse)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        report: Any = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} can't be read ({error}); expected a test_report.json") from error
+    keys = ("algorithm", "checkpoint", "episode_hash", "metric", "mean", "ci95", "tasks", "per_task")
+    missing = [key for key in keys if key not in report] if isinstance(report, dict) else list(keys)
+    if missing:
+        raise ConfigError(f"{path} lacks {', '.join(missing)}; expected a test_report.json as `test` writes it")
+    if not isinstance(report["per_task"], list) or len(report["per_task"]) != report["tasks"]:
+        raise ConfigError(f"{path} does not hold a figure for each of its tasks; test the checkpoint again")
+    return cast(dict[str, Any], report)
+
+
+def _table(reports: list[dict[str, Any]], found: Comparison) -> Table:
+    unit = "{:.2%}" if found.metric == "accuracy" else "{:.3f}"
+    table = Table(title=f"{found.tasks} tasks, episodes {reports[0]['episode_hash']}")
+    for heading in ("", found.metric, "95 % interval"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for report in reports:
+        name = f"{report['algorithm']}: {report['checkpoint']}"
+        table.add_row(name, unit.format(report["mean"]), f"± {unit.format(report['ci95'])}")
+    table.add_section()
+    table.add_row("second less first, task by task", unit.format(found.difference), f"± {unit.format(found.ci95)}")
+    even = found.tasks - found.better - found.worse
+    table.caption = f"The second is better on {found.better} tasks, worse on {found.worse}, even on {even}."
+    return table
