@@ -3,7 +3,7 @@
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jsonargparse import ArgumentError, Namespace, auto_cli
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -29,6 +29,27 @@ _CLASSES = {
 }
 
 
+class _Trainer(Trainer):
+    """Lightning's, with the commands that need a config and are not Lightning's: it finds them here by name."""
+
+    def episodes(
+        self,
+        model: LightningModule,
+        datamodule: EpisodicDataModule,
+        split: Literal["val", "test"] = "test",
+        output: Path = Path("episodes.json"),
+    ) -> None:
+        """Write down which classes and examples each evaluation episode consists of.
+
+        Args:
+            model: Not used.
+            datamodule: The episodes.
+            split: Which of them.
+            output: The JSON file, for ``data.episodes``.
+        """
+        commands.write_episodes(datamodule, split, output)
+
+
 class _SaveConfig(SaveConfigCallback):
     """Keeps ``config.yaml`` as the last `fit` of the run had it."""
 
@@ -42,9 +63,9 @@ class MetaCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Lightning's commands; the report replaces what ``verbose`` prints."""
+        """Lightning's commands and ours; the report replaces what ``verbose`` prints."""
         own = {"model", "datamodule", "dataloaders", "train_dataloaders", "val_dataloaders"}
-        return {"fit": own, "validate": own, "test": own | {"verbose"}}
+        return {"fit": own, "validate": own, "test": own | {"verbose"}, "episodes": {"model", "datamodule"}}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Our keys beside Lightning's."""
@@ -78,7 +99,8 @@ class MetaCLI(LightningCLI):
         """Fills in what follows from other keys, and finds the checkpoint."""
         settings = self._settings
         self._given = settings.clone()
-        self._given.ckpt_path = None
+        if self.subcommand != "episodes":
+            self._given.ckpt_path = None
         check_sections(settings.config or [])
         check_nulls("model", MetaModule, {"init_args": settings.model})
         check_nulls("data", EpisodicDataModule, settings.data)
@@ -122,6 +144,8 @@ class MetaCLI(LightningCLI):
         super()._set_seed()
 
     def _resolve_checkpoint(self, settings: Namespace) -> None:
+        if self.subcommand == "episodes":
+            return
         if settings.untrained and (settings.ckpt_path is not None or self.subcommand == "fit"):
             raise ConfigError("--untrained true measures the initialisation: leave it out with --ckpt_path or fit")
         if settings.ckpt_path is None:
@@ -206,15 +230,16 @@ _NOT_FOR_USERS = (
 
 
 def _run(arguments: list[str]) -> None:
-    if arguments and arguments[0] in commands.__all__:
+    if arguments[:1] == ["compare"]:
         try:
-            auto_cli(getattr(commands, arguments[0]), args=arguments[1:], exit_on_error=False, prog=arguments[0])
+            auto_cli(commands.compare, args=arguments[1:], exit_on_error=False, prog="meta-lightning compare")
         except ArgumentError as error:
-            raise ConfigError(f"{arguments[0]}: {explain(str(error), (), _CLASSES)}") from error
+            raise ConfigError(f"compare: {explain(str(error), (), _CLASSES)}") from error
         return
     MetaCLI(
         MetaModule,
         EpisodicDataModule,
+        trainer_class=_Trainer,
         subclass_mode_model=True,
         save_config_callback=_SaveConfig,
         save_config_kwargs={"overwrite": True},

@@ -28,9 +28,9 @@ def explain(text: str, options: Iterable[str], classes: Mapping[str, Iterable[st
         return _unknown_key(found[1] or found[2].partition("=")[0], options)
     if found := re.search(r"(?:invalid choice: '(\S+)' \(choose from|\"subcommand\" to be one of) ([^)]+?)[),]", text):
         given = f"there is no command {found[1]}" if found[1] else "no command given"
-        return f"{given}; expected fit, validate, test or compare"
+        return f"{given}; expected fit, validate, test, episodes or compare"
     if found := re.search(r"arguments are required: (.+)", text):
-        missing = re.sub(r"\b(fit|validate|test)\.", "", found[1])
+        missing = re.sub(r"\b(fit|validate|test|episodes)\.", "", found[1])
         return f"{key or 'the command line'} lacks {missing}; set it there or in --config"
     if "has no attribute" in text and (found := re.search(r"Got value: (?:Namespace\(class_path=')?([\w.]+)", text)):
         return _unknown_class(key, found[1], classes)

@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "explain": set(),
     "settings": set(),
     "preflight": {"algorithms", "data", "runs"},
-    "commands": {"commands", "report"},
+    "commands": {"commands", "data", "report", "runs"},
     "callbacks": {"callbacks", "algorithms", "data", "functional", "report", "runs", "version"},
 }
 # The functional core and the nets are usable without Lightning.

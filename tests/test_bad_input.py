@@ -157,8 +157,8 @@ def test_a_section_that_is_no_mapping_is_refused(repository: Path, capsys: pytes
 
 def test_other_slips_of_the_command_line(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = str(repository / SINUSOID)
-    assert refused([], capsys) == "no command given; expected fit, validate, test or compare"
-    assert refused(["fitt"], capsys) == "there is no command fitt; expected fit, validate, test or compare"
+    assert refused([], capsys) == "no command given; expected fit, validate, test, episodes or compare"
+    assert refused(["fitt"], capsys) == "there is no command fitt; expected fit, validate, test, episodes or compare"
     assert "File does not exist" in refused(["fit", "--config", "nope.yaml"], capsys)
     assert refused(["fit"], capsys) == "the command line lacks data.source, model; set it there or in --config"
     Path("broken.yaml").write_text("model: [")

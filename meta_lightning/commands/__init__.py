@@ -1,5 +1,6 @@
-"""Commands that are not Lightning's: one file each, a function whose signature is its command line."""
+"""Commands that are not Lightning's: one file each."""
 
 from meta_lightning.commands.compare import compare
+from meta_lightning.commands.episodes import write_episodes
 
-__all__ = ["compare"]
+__all__ = ["compare", "write_episodes"]

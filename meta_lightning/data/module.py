@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,7 +10,8 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from meta_lightning.data.episodes import MetaBatches, ResumingSampler, draw, episode_hash
+from meta_lightning.data.episodes import MetaBatches, ResumingSampler, draw, keys, replay
+from meta_lightning.data.manifest import Manifest, check_manifest, episode_hash, read_manifest
 from meta_lightning.data.sources.base import Family, Source
 from meta_lightning.errors import ConfigError
 from meta_lightning.types import EpisodeShape, Examples, Split, Task
@@ -50,6 +52,8 @@ class EpisodicDataModule(LightningDataModule):
         eval_seed: Seed of the validation and test episodes, apart from ``seed``: models trained with different seeds
             are judged on the same episodes.
         num_workers: Processes that make meta-batches ahead of time.
+        episodes: A manifest that the command ``episodes`` wrote: its validation or test episodes are replayed, whatever
+            ``eval_seed`` is.
 
     Raises:
         ConfigError: If a count is below 1.
@@ -71,6 +75,7 @@ class EpisodicDataModule(LightningDataModule):
         seed: int | None = None,
         eval_seed: int = 0,
         num_workers: int = 0,
+        episodes: Path | None = None,
     ) -> None:
         super().__init__()
         counts = {"ways": ways, "shots": shots, "queries": queries, "train_ways": train_ways}
@@ -93,6 +98,7 @@ class EpisodicDataModule(LightningDataModule):
         self.eval_seed = eval_seed
         self.num_workers = num_workers
         self._families: dict[Split, Family] = {}
+        self._manifest = None if episodes is None else read_manifest(episodes)
 
     def prepare_data(self) -> None:
         """Fetches and caches the source's data."""
@@ -110,6 +116,9 @@ class EpisodicDataModule(LightningDataModule):
         for split in _SPLITS_OF.get(stage, ()):
             family = self._families[split] = self.source.load(split)
             family.check(self._shape(split))
+            if self._manifest is not None and self._manifest.split == split:
+                tasks = self.val_tasks if split == "val" else self.test_tasks
+                check_manifest(self._manifest, self.source.fingerprint(), self._shape(split), tasks)
 
     def check_shares(self, stage: str, processes: int) -> None:
         """Refuses tasks that the processes can't share equally: a mean of means is the mean only then.
@@ -135,9 +144,17 @@ class EpisodicDataModule(LightningDataModule):
         return self.on_after_batch_transfer(self.draw(_SPLITS_OF[stage][0], torch.arange(1)), 0)
 
     def episode_hash(self, split: Split, tasks: int | None = None) -> str:
-        """The fingerprint of a split's first evaluation episodes, by default of all: see `episodes.episode_hash`."""
+        """The fingerprint of a split's first evaluation episodes, by default of all: see `manifest.episode_hash`."""
+        return episode_hash(self._shape(split), self.written_down(split, tasks).episodes)
+
+    def written_down(self, split: Split, tasks: int | None = None) -> Manifest:
+        """What a split's first evaluation episodes consist of, by default all of them."""
         tasks = tasks or {"val": self.val_tasks, "test": self.test_tasks}[split]
-        return episode_hash(self._families[split], self.eval_seed, split, self._shape(split), tasks)
+        shape = self._shape(split)
+        if self._manifest is not None and self._manifest.split == split:
+            return self._manifest._replace(episodes=self._manifest.episodes[:tasks])
+        described = self._families[split].describe(keys(self.eval_seed, split, torch.arange(tasks)), shape)
+        return Manifest(self.source.fingerprint(), split, shape, described)
 
     def train_dataloader(self) -> DataLoader[Task]:
         """Meta-batch ``s`` serves meta-step ``s``."""
@@ -194,6 +211,8 @@ class EpisodicDataModule(LightningDataModule):
 
     def _draws(self, split: Split) -> Callable[[Tensor], Task]:
         """`draw` for one split, without this object: worker processes are sent a copy."""
+        if self._manifest is not None and self._manifest.split == split:
+            return partial(replay, self._families[split], self._manifest.episodes, self._shape(split))
         seed = self.seed if split == "train" else self.eval_seed
         return partial(draw, self._families[split], seed, split, self._shape(split))
 

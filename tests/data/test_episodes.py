@@ -7,8 +7,10 @@ import torch
 from torch.utils.data.distributed import DistributedSampler
 
 from meta_lightning.data import Sinusoid
-from meta_lightning.data.episodes import MetaBatches, ResumingSampler, episode_hash, keys
+from meta_lightning.data.episodes import MetaBatches, ResumingSampler, keys
 from meta_lightning.types import EpisodeShape
+
+from .hashing import episode_hash
 
 CLASSES = EpisodeShape(ways=4, shots=2, queries=3)
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from meta_lightning.data import EpisodicDataModule, Sinusoid, Source
-from meta_lightning.data.episodes import episode_hash
 from meta_lightning.errors import ConfigError
 from meta_lightning.types import EpisodeShape
+
+from .hashing import episode_hash
 
 
 class Coded(Source):

@@ -25,6 +25,13 @@ class Family(Protocol):
     def describe(self, keys: Tensor, shape: EpisodeShape) -> list[Any]:
         """What each task consists of (names and numbers that JSON can hold), for the episode hash."""
 
+    def recall(self, described: list[Any], shape: EpisodeShape) -> Task:
+        """The tasks that `describe` described, otherwise as `draw`.
+
+        Raises:
+            ConfigError: If there is no such thing in this family.
+        """
+
     def preprocess(self, x: Tensor) -> Tensor:
         """Stored inputs to what a net takes; runs on the device, on ``[tasks, examples, *shape]``."""
 

@@ -75,7 +75,9 @@ class LabelledImages:
 
     def draw(self, keys: Tensor, shape: EpisodeShape) -> Task:
         """Images ``[tasks, ways * n, channels, height, width]`` (uint8), labels ``[tasks, ways * n]``, by class."""
-        classes, turns, examples = self._members(keys, shape)
+        return self._build(*self._members(keys, shape), shape, keys)
+
+    def _build(self, classes: Tensor, turns: Tensor, examples: Tensor, shape: EpisodeShape, index: Tensor) -> Task:
         images = self.images[classes[..., None], examples]
         if self._rotations != "none":
             order = self._turned[turns][:, :, None, None].expand(*images.shape[:-2], -1)
@@ -85,7 +87,7 @@ class LabelledImages:
         def part(start: int, stop: int) -> Examples:
             return Examples(images[:, :, start:stop].flatten(1, 2), labels[:, :, start:stop].flatten(1, 2))
 
-        return Task(part(0, shape.shots), part(shape.shots, shape.shots + shape.queries), keys)
+        return Task(part(0, shape.shots), part(shape.shots, shape.shots + shape.queries), index)
 
     def describe(self, keys: Tensor, shape: EpisodeShape) -> list[Any]:
         """For each task and class: its name, its turn, and its examples, support first."""
@@ -94,6 +96,20 @@ class LabelledImages:
             [[self.names[name], turn, rows] for name, turn, rows in zip(*task, strict=True)]
             for task in zip(classes, turns, examples, strict=True)
         ]
+
+    def recall(self, described: list[Any], shape: EpisodeShape) -> Task:
+        """Pictures by the names of their classes and their numbers."""
+        number = {name: place for place, name in enumerate(self.names)}
+        try:
+            classes = torch.tensor([[number[name] for name, _, _ in task] for task in described])
+            turns = torch.tensor([[turn for _, turn, _ in task] for task in described])
+            examples = torch.tensor([[rows for _, _, rows in task] for task in described])
+            return self._build(classes, turns, examples, shape, torch.arange(len(described)))
+        except (KeyError, ValueError, TypeError, IndexError, RuntimeError) as error:
+            raise ConfigError(
+                f"data.episodes names what split {self._split!r} does not have ({error}); expected a manifest of this "
+                "data"
+            ) from error
 
     def preprocess(self, x: Tensor) -> Tensor:
         """uint8 to floats in [0, 1]."""

@@ -67,12 +67,18 @@ class _Sinusoids:
 
     def draw(self, keys: Tensor, shape: EpisodeShape) -> Task:
         """Inputs and targets ``[tasks, examples, 1]``."""
-        amplitude, phase, x = self._numbers(keys, shape)
-        y = amplitude * torch.sin(x - phase)
-        dtype = torch.get_default_dtype()
-        x, y = x[..., None].to(dtype), y[..., None].to(dtype)
-        support = Examples(x[:, : shape.shots], y[:, : shape.shots])
-        return Task(support, Examples(x[:, shape.shots :], y[:, shape.shots :]), keys)
+        return _task(*self._numbers(keys, shape), shape)
+
+    def recall(self, described: list[Any], shape: EpisodeShape) -> Task:
+        """Functions by their amplitude and phase, at the inputs described: to nine digits what was drawn."""
+        try:
+            numbers = torch.tensor([[float(value) for value in row] for row in described], dtype=torch.float64)
+            amplitude, phase, x = numbers.tensor_split((1, 2), 1)
+        except (ValueError, TypeError, IndexError) as error:
+            raise ConfigError(
+                f"data.episodes names no sinusoids ({error}); expected a manifest of this data"
+            ) from error
+        return _task(amplitude, phase, x, shape)
 
     def describe(self, keys: Tensor, shape: EpisodeShape) -> list[Any]:
         """Amplitude, phase and inputs of each task, to nine digits: the last bits may differ between machines."""
@@ -81,3 +87,11 @@ class _Sinusoids:
     def preprocess(self, x: Tensor) -> Tensor:
         """Inputs are used as they are."""
         return x
+
+
+def _task(amplitude: Tensor, phase: Tensor, x: Tensor, shape: EpisodeShape) -> Task:
+    y = amplitude * torch.sin(x - phase)
+    dtype = torch.get_default_dtype()
+    x, y = x[..., None].to(dtype), y[..., None].to(dtype)
+    support = Examples(x[:, : shape.shots], y[:, : shape.shots])
+    return Task(support, Examples(x[:, shape.shots :], y[:, shape.shots :]), torch.arange(len(x)))
