@@ -155,12 +155,18 @@ def write(report: Report, folder: Path) -> None:
 
 def to_markdown(report: Report) -> str:
     """The report as tables with its circumstances below."""
-    lines = [f"# {report.algorithm} on {report.benchmark}"]
+    lines = [f"# {report.algorithm} on {report.benchmark}", *tables(report)]
+    lines += ["", *(f"- {name}: {value}" for name, value in _circumstances(report).items()), ""]
+    return "\n".join(lines)
+
+
+def tables(report: Report) -> list[str]:
+    """The lines of the report's tables in Markdown, each table after an empty line."""
+    lines = []
     for headings, rows in _tables(report):
         lines += ["", f"| {' | '.join(headings)} |", "|---:|---:|---:|"]
         lines += [f"| {' | '.join(row)} |" for row in rows]
-    lines += ["", *(f"- {name}: {value}" for name, value in _circumstances(report).items()), ""]
-    return "\n".join(lines)
+    return lines
 
 
 def to_screen(report: Report) -> Group:

@@ -18,12 +18,13 @@ MAY_IMPORT = {
     "algorithms": {"algorithms", "functional"},
     "data": {"data", "functional"},
     "report": set(),
+    "card": {"report"},
     "runs": set(),
     "explain": set(),
     "settings": set(),
     "preflight": {"algorithms", "data", "runs"},
     "commands": {"commands", "data", "report", "runs"},
-    "callbacks": {"callbacks", "algorithms", "data", "functional", "report", "runs", "version"},
+    "callbacks": {"callbacks", "algorithms", "card", "data", "functional", "report", "runs", "version"},
 }
 # The functional core and the nets are usable without Lightning.
 TORCH_ONLY = {"functional", "nets", "types"}

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from meta_lightning import report as figures
 from meta_lightning.algorithms.base import MetaModule
+from meta_lightning.card import to_card
 from meta_lightning.data.module import EpisodicDataModule
 from meta_lightning.functional import losses, norm
 from meta_lightning.functional.prototypes import nearest_class_mean
@@ -107,7 +108,10 @@ class TestReport(Callback):
         folder = run_folder(Path(str(trainer.ckpt_path))) if trainer.ckpt_path else Path(log_dir or ".")
         folder.mkdir(parents=True, exist_ok=True)
         write(report, folder)
-        print(f"Report: {folder / 'test_report.md'} and test_report.json")
+        assert isinstance(pl_module, MetaModule)
+        data = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning's connectors
+        (folder / "model_card.md").write_text(to_card(report, pl_module.settings(), data.state_dict()))
+        print(f"Report: {folder / 'test_report.md'}, test_report.json and model_card.md")
 
     def _report(self, trainer: Trainer, module: LightningModule, results: dict[str, dict[str, Tensor]]) -> Report:
         data = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning's connectors

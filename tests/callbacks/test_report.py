@@ -92,3 +92,21 @@ def test_functions_have_no_classes_to_be_sure_of(repository: Path) -> None:
     report = json.loads(path.read_text())
     assert report["calibration_error"] is None
     assert report["modes"] == report["baselines"] == {}
+
+
+def test_the_model_card_says_what_it_is_of(config: list[str]) -> None:
+    assert main(["fit", *config]) == 0
+    report = report_of(config)
+    card = (RUN / "model_card.md").read_text()
+    for piece in (
+        "# MAML on glyphs_5w1s",
+        f"accuracy {report['mean']:.2%} ± {report['ci95']:.2%} over 20 tasks",
+        f"`{report['episode_hash']}`",
+        "- source: `glyphs ",
+        "- inner_lr: `2.0`",
+        "- optimizer.lr: `0.001`",
+        "| nearest class mean |",
+        "- torch: `",
+        "best.ckpt" if "best" in report["checkpoint"] else "last.ckpt",
+    ):
+        assert piece in card, piece
