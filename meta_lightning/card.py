@@ -19,7 +19,7 @@ def to_card(report: Report, settings: dict[str, Any], data: dict[str, Any]) -> s
             f"# {report.algorithm} on {report.benchmark}",
             "",
             f"{report.metric} {unit.format(report.mean)} ± {unit.format(report.ci95)} over {report.tasks} tasks",
-            f"({report.batch_norm} batch norm, episodes `{report.episode_hash}`; the interval is over tasks, of one model)",
+            f"({report.batch_norm} batch norm, episodes `{report.episode_hash}`; interval over tasks, of one model)",
             "",
             "## Data",
             "",

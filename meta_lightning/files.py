@@ -8,6 +8,10 @@ from typing import Any
 
 import torch
 
+# Read once, while there is one thread: asking for it means setting it.
+_UMASK = os.umask(0o077)
+os.umask(_UMASK)
+
 
 def save_whole(value: Any, path: Path) -> None:
     """`torch.save` beside the target, then renamed to it: whoever is killed when leaves the old file or the new one.
@@ -29,14 +33,8 @@ def save_whole(value: Any, path: Path) -> None:
             file.write(buffer.getbuffer())
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o666 & ~_umask())  # a temporary file is for its owner alone
+        Path(temporary).chmod(0o666 & ~_UMASK)  # a temporary file is for its owner alone
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

@@ -76,7 +76,7 @@ def _check_checkpoint(stage: str, model: MetaModule, data: EpisodicDataModule, p
     check_weights(path, checkpoint["state_dict"], model.state_dict())
     episodes: dict[str, Any] = checkpoint.get("EpisodicDataModule", {})
     if stage == "fit":
-        check_resumable(path, checkpoint, model.settings(), data.state_dict())
+        check_resumable(path, checkpoint, model.settings(), data.state_dict(), model.step_seed)
     elif episodes.get("source", data.source.fingerprint()) != data.source.fingerprint():
         say(
             f"Note: data.source is {data.source.fingerprint()} here, {episodes['source']} in the checkpoint: classes "

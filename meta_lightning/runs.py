@@ -85,7 +85,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return cast(dict[str, Any], checkpoint)
 
 
-def check_resumable(path: Path, checkpoint: dict[str, Any], settings: dict[str, Any], episodes: dict[str, Any]) -> None:
+def check_resumable(
+    path: Path, checkpoint: dict[str, Any], settings: dict[str, Any], episodes: dict[str, Any], step_seed: int
+) -> None:
     """Refuses to go on with a run under other episodes or another optimizer: it would be neither run.
 
     Args:
@@ -93,6 +95,7 @@ def check_resumable(path: Path, checkpoint: dict[str, Any], settings: dict[str, 
         checkpoint: What is resumed.
         settings: This run's settings of the algorithm.
         episodes: This run's source, shapes and seed.
+        step_seed: What this run's dropout would draw from.
 
     Raises:
         ConfigError: Names both values.
@@ -110,6 +113,7 @@ def check_resumable(path: Path, checkpoint: dict[str, Any], settings: dict[str, 
     pairs += [
         (f"data.{key}", then.get(key), episodes[key]) for key in ("source", "train_shape", "meta_batch_size", "seed")
     ]
+    pairs.append(("seed_everything", checkpoint.get("step_seed", step_seed), step_seed))
     for key, before, now in pairs:
         if before != now:
             raise ConfigError(

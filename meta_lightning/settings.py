@@ -9,6 +9,7 @@ import yaml
 from jsonargparse import Namespace
 
 from meta_lightning.errors import ConfigError
+from meta_lightning.limits import precision_problem, strategy_problem
 
 
 def check_sections(files: list[Any]) -> None:
@@ -59,20 +60,13 @@ def check_trainer(trainer: Namespace) -> None:
     interval = trainer.val_check_interval
     by_itself = "meta-learning steps its optimizer itself: set "
     by_steps = "training counts meta-steps, not epochs: "
-    strategy = str(trainer.strategy).lower()
+    if problem := precision_problem(trainer.precision) or strategy_problem(_class_name(trainer.strategy)):
+        raise ConfigError(problem)
     refusals = {
-        "strategy": (
-            any(sharded in strategy for sharded in ("fsdp", "deepspeed", "modelparallel")),
-            "it splits parameters over processes, and meta-gradients need them whole: use ddp",
-        ),
         "gradient_clip_val": (trainer.gradient_clip_val is not None, by_itself + "model.grad_clip instead"),
         "accumulate_grad_batches": (
             trainer.accumulate_grad_batches != 1,
             by_itself + "data.meta_batch_size, and model.task_chunk for memory",
-        ),
-        "precision": (
-            str(trainer.precision) in ("16", "16-mixed", "16-true"),
-            "inner gradients are not scaled and vanish in half precision: use bf16-mixed or 32-true",
         ),
         "check_val_every_n_epoch": (trainer.check_val_every_n_epoch is not None, by_steps + "leave it null"),
         "val_check_interval": (
@@ -84,6 +78,11 @@ def check_trainer(trainer: Namespace) -> None:
     for key, (refused, remedy) in refusals.items():
         if refused:
             raise ConfigError(f"trainer.{key} is {trainer[key]}; {remedy}")
+
+
+def _class_name(setting: Any) -> str:
+    """What was chosen, in a word: an alias, or the name of a class."""
+    return str(setting.class_path).rpartition(".")[2] if isinstance(setting, Namespace) else str(setting)
 
 
 def link_ways(settings: Namespace) -> None:

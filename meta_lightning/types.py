@@ -20,6 +20,10 @@ Rates = float | Tensor | Mapping[str, Tensor]
 Split = Literal["train", "val", "test"]
 
 
+Prediction = Callable[[], Tensor]
+"""A prediction that is made when it is asked for, ``[queries, out]``."""
+
+
 class Examples(NamedTuple):
     """Inputs with their targets.
 

@@ -263,6 +263,8 @@ def test_a_run_is_resumed_only_as_it_was(repository: Path, trained: Path, capsys
         "start a new run without --ckpt_path"
     )
     assert refused([*resume, "--seed_everything=1"], capsys) == "data.seed is 1, but 0" + ending
+    same_episodes = [*resume, "--data.seed=0", "--seed_everything=1"]  # but other dropout
+    assert refused(same_episodes, capsys) == "seed_everything is 1, but 0" + ending
     assert refused([*resume, "--data.train_shots=3"], capsys) == (
         "data.train_shape is [None, 3, 10], but [None, 10, 10]" + ending
     )

@@ -235,7 +235,7 @@ def test_a_run_that_diverges_stops_before_the_weights_are_touched(
     before = load(RUN / "checkpoints/last.ckpt")
     assert main(["fit", *config, "--ckpt_path=last", "--model.inner_lr=1e30"]) == 1
     error = capsys.readouterr().err
-    assert re.search(r"error: meta-step 2: the loss or the meta-gradient is not finite \(tasks \[4, 5\]\)", error)
+    assert re.search(r"error: meta-step 3: the loss or the meta-gradient is not finite \(tasks \[4, 5\]\)", error)
     after = load(RUN / "checkpoints/last.ckpt")
     assert all(torch.equal(value, after["state_dict"][name]) for name, value in before["state_dict"].items())
 
@@ -245,5 +245,5 @@ def test_checks_that_are_made_rarely_say_what_that_costs(config: list[str], caps
     assert main(["fit", *config, *every]) == 1
     said = capsys.readouterr()
     assert "Note: model.check_finite_every is 3: weights and checkpoints may be spoilt before" in said.out
-    assert "error: meta-step 2: the loss or the meta-gradient is not finite" in said.err
+    assert "error: meta-step 3: the loss or the meta-gradient is not finite" in said.err
     assert "check_finite_every is 3, so the weights and later checkpoints may be spoilt" in said.err

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from meta_lightning.algorithms.adopt import adopt
-from meta_lightning.algorithms.outer import check_limits, outer_settings, reseed, schedule, update
+from meta_lightning.algorithms.outer import check_limits, outer_settings, plain, reseed, schedule, update
 from meta_lightning.algorithms.reduce import average_over_ranks, check_trainer, diverged
 from meta_lightning.errors import DivergedError
 from meta_lightning.functional import losses, norm
-from meta_lightning.functional.adapt import adapt
+from meta_lightning.functional.adapt import adapt, ends
 from meta_lightning.functional.rules import sgd
 from meta_lightning.functional.tasks import Backend, count, map_tasks, mean_gradient
-from meta_lightning.types import Buffers, Examples, Metrics, Params, Rates, Task
+from meta_lightning.types import Buffers, Examples, Metrics, Params, Prediction, Rates, Task
 
 MetaStep = Callable[[Params, Buffers, Task, Tensor], tuple[Params, Buffers, Metrics]]
 
@@ -48,7 +48,7 @@ class MetaModule(LightningModule, ABC):
         grad_clip: Largest norm of the meta-gradient; null for no limit.
         grad_clip_value: Largest size of each entry of the meta-gradient; null for no limit.
         check_finite_every: Meta-steps between two checks that loss and meta-gradient are finite. With 1, a run stops
-            before the weights are touched. More saves the host from waiting for a GPU, and gives that up.
+            before the weights are touched. More spares the host the wait for a GPU, and gives that up.
         inner_autocast: Adapt in the lower precision of ``trainer.precision: bf16-mixed`` too, where inner gradients
             lose most of their digits; by default the inner loop stays in float32.
 
@@ -92,9 +92,8 @@ class MetaModule(LightningModule, ABC):
         self.grad_clip_value = grad_clip_value
         self.check_finite_every = check_finite_every
         self.inner_autocast = inner_autocast
-        self.stop_requested = 0  # the signal that this process got, set from outside of the meta-step
-        self.stop_agreed = 0  # the signal on which all processes end after this meta-step
-        self._step_seed = torch.initial_seed()
+        self.stop_requested = self.stop_agreed = 0  # signals: what this process got, and what all end on
+        self.step_seed = torch.initial_seed()
         self._run_meta_step: MetaStep = torch.compile(self.meta_step, fullgraph=True) if compile else self.meta_step
 
     @abstractmethod
@@ -116,7 +115,7 @@ class MetaModule(LightningModule, ABC):
         """
 
     @abstractmethod
-    def curve(self, params: Params, buffers: Buffers, task: Task) -> Iterator[Tensor]:
+    def curve(self, params: Params, buffers: Buffers, task: Task) -> Iterator[Prediction]:
         """Predictions for the queries of one task after 0, 1, ... adaptation steps of evaluation.
 
         Args:
@@ -125,7 +124,7 @@ class MetaModule(LightningModule, ABC):
             task: One episode; the targets of its queries are not to be used.
 
         Yields:
-            ``[queries, out]`` after each step, before the first one at the start.
+            What predicts ``[queries, out]``, at the start and after each step. Validation calls the first and the last.
         """
 
     def inner_loop(
@@ -188,31 +187,28 @@ class MetaModule(LightningModule, ABC):
 
     def training_step(self, tasks: Task, batch_idx: int) -> None:
         """One meta-step: gradient, reduction over processes, finite check, outer update, logging."""
-        # Dropout draws from here; with the step in the seed, a resumed run draws what the uninterrupted one drew.
-        reseed(self._step_seed + 1_000_003 * self.global_step + self.global_rank, self.device)
+        # Dropout draws from here; with the step in it, a resumed run draws what the uninterrupted one drew.
+        reseed(self.step_seed + 1_000_003 * self.global_step + self.global_rank, self.device)
         interval = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by Lightning's connectors
         log_now = (self.global_step + 1) % max(interval, 1) == 0
-        step = torch.tensor(self.global_step, device=self.device)
+        step = torch.full((), self.global_step, device=self.device)  # filled there: no copy that would be waited for
         buffers = dict(self.named_buffers())
         grads, changed, metrics = self._run_meta_step(self.learnable(), buffers, tasks, step)
         figures = {f"train/{name}": values.mean() for name, values in metrics.items()}
-        if log_now:
-            figures |= self._before(tasks)
-        floats = [value for value in changed.values() if value.is_floating_point()]
+        before = self._before(tasks) if log_now else {}
         finite, self.stop_agreed = average_over_ranks(
-            [*grads.values(), *floats, *figures.values()],
-            self.trainer,
-            check=(self.global_step + 1) % self.check_finite_every == 0,
-            stop=self.stop_requested,
-        )
+            [*grads.values(), *filter(torch.is_floating_point, changed.values()), *figures.values()],
+            [*before.values()], self.trainer,
+            step=self.global_step, check_every=self.check_finite_every, stop=self.stop_requested,
+        )  # fmt: skip
         if not finite:
-            raise DivergedError(self.global_step, diverged(tasks, metrics, self.trainer), self.check_finite_every)
+            raise DivergedError(self.global_step + 1, diverged(tasks, metrics, self.trainer), self.check_finite_every)
         for name, value in changed.items():
             buffers[name].copy_(value)
         update(self, grads, self.grad_clip, self.grad_clip_value)
         if log_now:
             self.log("train/loss", figures.pop("train/loss"), prog_bar=True, batch_size=count(tasks))
-            self.log_dict(figures, batch_size=count(tasks))
+            self.log_dict(figures | before, batch_size=count(tasks))
 
     def setup(self, stage: str) -> None:
         """Refuses what meta-gradients can't be made with."""
@@ -232,22 +228,27 @@ class MetaModule(LightningModule, ABC):
             for group in cast(LightningOptimizer, self.optimizers()).param_groups:
                 group.update(self._outer_settings)
 
-    def settings(self) -> dict[str, bool | int | float | str]:
+    def settings(self) -> dict[str, Any]:
         """The plain settings of this algorithm by name: what a checkpoint remembers for comparison."""
         names = {*signature(type(self).__init__).parameters, *signature(MetaModule.__init__).parameters}
         values = {name: getattr(self, name, None) for name in sorted(names)}
-        values |= outer_settings(self.optimizer, self.lr_scheduler)
-        return {name: value for name, value in values.items() if isinstance(value, bool | int | float | str)}
+        return plain(values | outer_settings(self.optimizer, self.lr_scheduler))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the settings."""
+        """Adds the settings, and what dropout draws from."""
         checkpoint["settings"] = self.settings()
+        checkpoint["step_seed"] = self.step_seed
 
-    def evaluate(self, tasks: Task) -> Metrics:
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Goes on drawing from the same seed."""
+        self.step_seed = checkpoint.get("step_seed", self.step_seed)
+
+    def evaluate(self, tasks: Task, *, every_step: bool = True) -> Metrics:
         """Adapts to each task and measures it on its queries after 0, 1, ... steps.
 
         Args:
             tasks: A meta-batch, ``[tasks, ...]``.
+            every_step: Measure after every step; else before the first and after the last alone, which is cheaper.
 
         Returns:
             ``index`` ``[tasks]``; ``loss``, and ``accuracy`` or ``mse``, ``[tasks, steps + 1]``; for classes also
@@ -256,9 +257,10 @@ class MetaModule(LightningModule, ABC):
         params, buffers = self.learnable(), dict(self.named_buffers())
 
         def one(task: Task) -> Metrics:
-            predictions = [*self.curve(params, buffers, task)]
-            curve = [self.figures(at, task.query.y) for at in predictions]
-            stacked = {name: torch.stack([figures[name] for figures in curve]) for name in curve[0]}
+            curve = self.curve(params, buffers, task)
+            predictions = [predict() for predict in (curve if every_step else ends(curve))]
+            figures = [self.figures(at, task.query.y) for at in predictions]
+            stacked = {name: torch.stack([at[name] for at in figures]) for name in figures[0]}
             return stacked | losses.certainty(predictions[-1], task.query.y)
 
         return {"index": tasks.index, **map_tasks(one, tasks, self.backend)}
@@ -270,13 +272,13 @@ class MetaModule(LightningModule, ABC):
         params, buffers = self.learnable(), dict(self.named_buffers())
 
         def one(task: Task) -> Metrics:
-            return self.figures(next(iter(self.curve(params, buffers, task))), task.query.y)
+            return self.figures(next(self.curve(params, buffers, task))(), task.query.y)
 
         figures = map_tasks(one, tasks, self.backend)
         return {f"train/{name}_before": values.mean() for name, values in figures.items()}
 
     def _measure(self, tasks: Task, stage: str) -> Metrics:
-        results = self.evaluate(tasks)
+        results = self.evaluate(tasks, every_step=stage == "test")
         for name in ("loss", losses.metric_name(tasks.query.y)):
             # Doubles, so that the mean over all batches is that of the report; this one device has none.
             values = results[name] if self.device.type == "mps" else results[name].double()

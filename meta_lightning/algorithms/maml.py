@@ -1,6 +1,7 @@
 """Model-agnostic meta-learning (MAML) and its first-order approximation (FOMAML)."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -9,7 +10,7 @@ from meta_lightning.algorithms.base import MetaModule
 from meta_lightning.algorithms.inner import check_rate, check_steps
 from meta_lightning.functional.adapt import last
 from meta_lightning.functional.params import under
-from meta_lightning.types import Buffers, Params, Task
+from meta_lightning.types import Buffers, Params, Prediction, Task
 
 
 class MAMLModule(MetaModule):
@@ -57,7 +58,7 @@ class MAMLModule(MetaModule):
         figures = self.query_figures(last(steps), task)
         return figures["loss"], ({}, figures)
 
-    def curve(self, params: Params, buffers: Buffers, task: Task) -> Iterator[Tensor]:
+    def curve(self, params: Params, buffers: Buffers, task: Task) -> Iterator[Prediction]:
         """Predictions after 0 to ``eval_inner_steps`` steps."""
         for adapted in self.inner_loop(under(params, "net."), task, self.inner_lr, self.eval_inner_steps):
-            yield self.predict(adapted, task)
+            yield partial(self.predict, adapted, task)

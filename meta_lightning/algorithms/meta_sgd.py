@@ -1,6 +1,7 @@
 """Meta-SGD: learned inner learning rates."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from meta_lightning.algorithms.inner import check_steps
 from meta_lightning.errors import ConfigError
 from meta_lightning.functional.adapt import last
 from meta_lightning.functional.params import tree, under
-from meta_lightning.types import Buffers, Params, Task
+from meta_lightning.types import Buffers, Params, Prediction, Task
 
 
 class MetaSGDModule(MetaModule):
@@ -46,6 +47,7 @@ class MetaSGDModule(MetaModule):
         super().__init__(net, **shared)
         self.inner_steps, self.eval_inner_steps = check_steps(inner_steps, eval_inner_steps)
         self.first_order = first_order
+        self.init_lr = init_lr
         low, high = init_lr
         if not -torch.inf < low <= high < torch.inf:
             raise ConfigError(f"model.init_lr is {list(init_lr)}; expected the lower and the upper end of a range")
@@ -60,10 +62,10 @@ class MetaSGDModule(MetaModule):
         figures = self.query_figures(last(steps), task)
         return figures["loss"], ({}, figures)
 
-    def curve(self, params: Params, buffers: Buffers, task: Task) -> Iterator[Tensor]:
+    def curve(self, params: Params, buffers: Buffers, task: Task) -> Iterator[Prediction]:
         """Predictions after 0 to ``eval_inner_steps`` steps."""
         for adapted in self._adapt(params, task, self.eval_inner_steps, first_order=True):
-            yield self.predict(adapted, task)
+            yield partial(self.predict, adapted, task)
 
     def _adapt(self, params: Params, task: Task, steps: int, *, first_order: bool) -> Iterator[Params]:
         rates = under(params, "rates.")

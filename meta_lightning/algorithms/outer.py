@@ -55,6 +55,17 @@ def outer_settings(make_optimizer: OptimizerCallable, make_schedule: LRScheduler
     return described
 
 
+def plain(values: dict[str, Any]) -> dict[str, Any]:
+    """Those of some settings that a checkpoint can hold: numbers, words, and lists of them."""
+    lists = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+    kept = (bool, int, float, str)
+    return {
+        name: value
+        for name, value in lists.items()
+        if isinstance(value, kept) or (isinstance(value, list) and all(isinstance(item, kept) for item in value))
+    }
+
+
 def reseed(seed: int, device: torch.device) -> None:
     """Starts the generators that a device draws from anew."""
     torch.default_generator.manual_seed(seed % 2**63)  # a hundredth of what `torch.manual_seed` costs

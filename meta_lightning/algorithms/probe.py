@@ -1,6 +1,7 @@
 """One task through a module before anything is trained or written: does the net fit the data and the method?"""
 
 import copy
+import math
 from textwrap import shorten
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from meta_lightning.algorithms.base import MetaModule
-from meta_lightning.algorithms.culprit import watch, without_derivative
+from meta_lightning.algorithms.layer_at_fault import watch, without_derivative
 from meta_lightning.errors import ConfigError
 from meta_lightning.functional import losses
 from meta_lightning.functional.params import flatten
@@ -47,7 +48,7 @@ def probe(module: MetaModule, tasks: Task) -> list[str]:
         if module.net_predicts:
             _check_output(output, task.query.y)
         else:
-            output = next(twin.curve(params, dict(twin.named_buffers()), task))
+            output = next(twin.curve(params, dict(twin.named_buffers()), task))()
         _check_loss(module, output, task.query.y)
     names = ["loss", losses.metric_name(task.query.y)]
     return names + [f"{name}_before" for name in names if module.has_inner_loop]
@@ -108,10 +109,12 @@ def check_gradient(module: MetaModule, tasks: Task) -> None:
     except ConfigError:
         return  # it did run in its own precision
     mapped = _gradient(twin, tasks, Backend("vmap"), remedy)
-    error = ((mapped - plain).norm() / plain.norm()).item() if plain.any() else 0.0
-    if error > 1e-5:
+    scale = plain.norm().item()
+    error = (mapped - plain).norm().item() / scale if scale else 0.0
+    if math.isfinite(scale) and not error <= 1e-5:  # nan too
+        found = "not finite" if math.isnan(error) else f"off by {error:.1%}"
         raise ConfigError(
-            f"the meta-gradient of model.net under vmap is off by {error:.1%}: a layer's derivative is wrong there; "
+            f"the meta-gradient of model.net under vmap is {found}: a layer's derivative is wrong there; "
             "set model.task_loop to loop"
         )
 

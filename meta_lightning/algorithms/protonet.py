@@ -1,6 +1,7 @@
 """Prototypical networks."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -11,7 +12,7 @@ from meta_lightning.errors import ConfigError
 from meta_lightning.functional import losses, norm
 from meta_lightning.functional.params import under
 from meta_lightning.functional.prototypes import Distance, nearness, prototypes
-from meta_lightning.types import Buffers, Params, Task
+from meta_lightning.types import Buffers, Params, Prediction, Task
 
 
 class ProtoNetModule(MetaModule):
@@ -48,9 +49,9 @@ class ProtoNetModule(MetaModule):
         figures = self.figures(self._scores(params, task), task.query.y)
         return figures["loss"], ({}, figures)
 
-    def curve(self, params: Params, buffers: Buffers, task: Task) -> Iterator[Tensor]:
+    def curve(self, params: Params, buffers: Buffers, task: Task) -> Iterator[Prediction]:
         """The one prediction there is."""
-        yield self._scores(params, task)
+        yield partial(self._scores, params, task)
 
     def _scores(self, params: Params, task: Task) -> Tensor:
         """``[queries, support]``: room for as many classes as there are support examples, -inf where there is none."""
@@ -59,10 +60,17 @@ class ProtoNetModule(MetaModule):
             raise ConfigError("ProtoNetModule classifies, but the targets are values; expected a source of classes")
 
         def scores(support: Tensor, queries: Tensor) -> Tensor:
-            points, counts = prototypes(support.flatten(1), labels, len(labels))
-            near = self.scale * nearness(queries.flatten(1), points, self.distance)
-            return near.masked_fill(counts == 0, -torch.inf)
+            # Differences of large numbers: not in the lower precision that the net may run in.
+            with torch.autocast(self.device.type, enabled=False):
+                support, queries = (_at_least_float32(features.flatten(1)) for features in (support, queries))
+                points, counts = prototypes(support, labels, len(labels))
+                near = self.scale * nearness(queries, points, self.distance)
+                return near.masked_fill(counts == 0, -torch.inf)
 
         batched = self.backend.loop == "vmap"
         inputs = task.support.x, task.query.x
         return norm.predict_jointly(self.net, under(params, "net."), *inputs, self.batch_norm, scores, batched=batched)
+
+
+def _at_least_float32(features: Tensor) -> Tensor:
+    return features.to(torch.promote_types(features.dtype, torch.float32))

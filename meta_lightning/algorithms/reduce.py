@@ -1,7 +1,7 @@
 """What processes tell each other in a meta-step: one collective."""
 
 import signal
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import Trainer
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from meta_lightning.errors import ConfigError
 from meta_lightning.functional.params import flatten, unflatten
+from meta_lightning.limits import precision_problem, strategy_problem
 from meta_lightning.types import Metrics, Task
 
 # The signals that end training between meta-steps; where processes got different ones, the first counts.
@@ -27,31 +28,45 @@ class Verdict(NamedTuple):
     stop: int
 
 
-def average_over_ranks(tensors: list[Tensor], trainer: Trainer, *, check: bool = True, stop: int = 0) -> Verdict:
+# Processes tell each other of signals at least this often, however rarely values are checked.
+_AGREE_EVERY = 20
+
+
+def average_over_ranks(
+    tensors: list[Tensor], unwatched: list[Tensor], trainer: Trainer, *, step: int, check_every: int = 1, stop: int = 0
+) -> Verdict:
     """Averages tensors over processes, in place, in one collective.
 
     Gradients made by `torch.func` never pass through the hooks that would reduce them, so this is the only place where
     processes meet.
 
     Args:
-        tensors: The same shapes on every process, floats of one kind.
+        tensors: The same shapes on every process, floats of one kind; all must be finite.
+        unwatched: More of them, which need not be.
         trainer: Knows the processes.
-        check: Whether to find out about the values and the other processes' signals: the host waits for the device.
+        step: Meta-steps taken before this one.
+        check_every: Meta-steps between two looks at the values, for each of which the host waits for the device.
         stop: The signal that this process got, if any.
 
     Returns:
-        The verdict, the same on every process; without ``check`` all is well.
+        The verdict, the same on every process; where nobody looks, all is well.
     """
-    flat = flatten(tensors)
     if trainer.world_size == 1:
-        return Verdict(not check or bool(torch.isfinite(flat).all()), stop)
-    flags = flat.new_tensor([float(stop == number) for number in STOPS])
-    flat = cast(Tensor, trainer.strategy.reduce(torch.cat([flat, flags]), reduce_op="mean"))
-    for tensor, mean in zip(tensors, unflatten(flat[: -len(STOPS)], tensors), strict=True):
+        return Verdict((step + 1) % check_every != 0 or bool(torch.isfinite(flatten(tensors)).all()), stop)
+    watched = sum(tensor.numel() for tensor in tensors)
+    flags = tensors[0].new_zeros(len(STOPS))
+    if stop in STOPS:
+        flags[STOPS.index(stop)] = 1
+    parts = [*tensors, *unwatched, flags]
+    flat = flatten(parts)
+    torch.distributed.all_reduce(flat)  # not the strategy's own `reduce`, which makes a barrier of its own first
+    flat /= trainer.world_size
+    *means, flags = unflatten(flat, parts)
+    for tensor, mean in zip([*tensors, *unwatched], means, strict=True):
         tensor.copy_(mean)
-    if not check:
+    if (step + 1) % min(check_every, _AGREE_EVERY):
         return Verdict(finite=True, stop=0)
-    finite, *stops = torch.cat([torch.isfinite(flat).all()[None], flat[-len(STOPS) :] > 0]).tolist()
+    finite, *stops = torch.cat([torch.isfinite(flat[:watched]).all()[None], flags > 0]).tolist()
     return Verdict(finite, next((number for number, on in zip(STOPS, stops, strict=True) if on), 0))
 
 
@@ -67,19 +82,11 @@ def diverged(tasks: Task, metrics: Metrics, trainer: Trainer) -> list[int]:
 
 
 def check_trainer(trainer: Trainer) -> None:
-    """Refuses half precision, and strategies that keep only a part of each parameter on a process.
+    """Refuses a precision or a strategy that meta-gradients can't be made with.
 
     Raises:
-        ConfigError: Names the precision or the strategy.
+        ConfigError: Names it, and what to use.
     """
-    if trainer.precision in ("16-mixed", "16-true"):
-        raise ConfigError(
-            f"trainer.precision is {trainer.precision}; inner gradients are not scaled and vanish in half precision: "
-            "use bf16-mixed or 32-true"
-        )
-    name = type(trainer.strategy).__name__
-    if any(sharded in name for sharded in ("FSDP", "DeepSpeed", "ModelParallel")):
-        raise ConfigError(
-            f"trainer.strategy is {name}, which splits parameters over processes; meta-gradients need them whole: "
-            "use ddp"
-        )
+    problem = precision_problem(trainer.precision) or strategy_problem(type(trainer.strategy).__name__)
+    if problem:
+        raise ConfigError(problem)

@@ -1,6 +1,7 @@
 """Reptile."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -14,7 +15,7 @@ from meta_lightning.functional import random
 from meta_lightning.functional.adapt import adapt, last
 from meta_lightning.functional.params import detach, dot, tree, under
 from meta_lightning.functional.rules import AdamState, adam, sgd
-from meta_lightning.types import Buffers, Examples, Params, Task
+from meta_lightning.types import Buffers, Examples, Params, Prediction, Task
 
 # Separates the draws of the mini-batches' order from any other use of a task's index.
 _ORDER = 0x52455054
@@ -84,11 +85,11 @@ class ReptileModule(MetaModule):
         pull = {name: (tensor - phi[name]).detach() for name, tensor in theta.items()}
         return dot(theta, pull), (_carried(state), self.query_figures(phi, task))
 
-    def curve(self, params: Params, buffers: Buffers, task: Task) -> Iterator[Tensor]:
+    def curve(self, params: Params, buffers: Buffers, task: Task) -> Iterator[Prediction]:
         """Predictions after 0 to ``eval_inner_steps`` steps on mini-batches of ``eval_inner_batch_size``."""
         net_params = under(params, "net.")
         for phi, _ in self._adapt(net_params, buffers, task, self.eval_inner_steps, self.eval_inner_batch_size):
-            yield self.predict(phi, task)
+            yield partial(self.predict, phi, task)
 
     def _adapt(
         self, theta: Params, buffers: Buffers, task: Task, steps: int, batch_size: int | None

@@ -12,7 +12,12 @@ from meta_lightning.files import save_whole
 
 
 class _WholeFiles(TorchCheckpointIO):
-    """Lightning's own writes to the system's temporary folder, from where a move may be a copy, and be cut short."""
+    """Lightning's own writes to the system's temporary folder, from where a move may be a copy, and be cut short.
+
+    Only the first process saves, and the others wait for it: what went wrong is kept, for all of them to raise.
+    """
+
+    problem: str | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         if "://" in str(path):  # not on this machine
@@ -21,10 +26,11 @@ class _WholeFiles(TorchCheckpointIO):
         try:
             save_whole(checkpoint, Path(path))
         except OSError as error:
-            raise ConfigError(
-                f"{path} can't be written ({error.strerror}); what was there before is as it was: make room or name "
-                "another trainer.logger.save_dir, and go on with --ckpt_path last"
-            ) from error
+            self.problem = (
+                f"{path} can't be written ({error.strerror}); what was there before is as it was: make room, and go on "
+                f"with --ckpt_path {Path(path).parent / 'last.ckpt'}, or start anew with another "
+                "trainer.logger.save_dir"
+            )
 
 
 class Checkpoints(ModelCheckpoint):
@@ -57,6 +63,7 @@ class Checkpoints(ModelCheckpoint):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves the best first, so that ``last.ckpt`` knows of it."""
         super().on_validation_end(trainer, pl_module)
+        _raise_together(trainer)
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self.save_now(trainer)
 
@@ -68,3 +75,12 @@ class Checkpoints(ModelCheckpoint):
         """Saves the run as it stands as ``last.ckpt``, whole or not at all."""
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by Lightning's connectors
             trainer.save_checkpoint(Path(str(self.dirpath)) / "last.ckpt", weights_only=False)
+            _raise_together(trainer)
+
+
+def _raise_together(trainer: Trainer) -> None:
+    """Raises on every process what kept the first one from saving."""
+    checkpoint_io = trainer.strategy.checkpoint_io
+    problem = checkpoint_io.problem if isinstance(checkpoint_io, _WholeFiles) else None
+    if problem := trainer.strategy.broadcast(problem):
+        raise ConfigError(problem)

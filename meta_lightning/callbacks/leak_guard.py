@@ -6,6 +6,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from meta_lightning.data.module import EpisodicDataModule
 from meta_lightning.runs import say
+from meta_lightning.types import Task
 
 # Standard errors, and points, above chance that no honest initialisation reaches.
 _ERRORS, _POINTS = 5.0, 0.05
@@ -20,6 +21,21 @@ class LeakGuard(Callback):
 
     def __init__(self) -> None:
         self._warned = False
+        self._tasks = 0
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Counts anew."""
+        self._tasks = 0
+
+    on_test_start = on_validation_start
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Task, *args: Any, **kwargs: Any
+    ) -> None:
+        """Counts the tasks, on all processes."""
+        self._tasks += len(batch.index) * trainer.world_size
+
+    on_test_batch_end = on_validation_batch_end
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Looks at ``val/accuracy_before``."""
@@ -32,12 +48,13 @@ class LeakGuard(Callback):
     def _look(self, trainer: Trainer, stage: str) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning's connectors
         before = trainer.callback_metrics.get(f"{stage}/accuracy_before")
-        if self._warned or before is None or not isinstance(data, EpisodicDataModule) or data.eval_shape.ways is None:
+        if self._warned or before is None or trainer.sanity_checking or not isinstance(data, EpisodicDataModule):
+            return
+        if data.eval_shape.ways is None:
             return
         chance = 1 / data.eval_shape.ways
-        tasks = data.test_tasks if stage == "test" else data.val_tasks
         # At most: as if a task's queries were all right or all wrong together.
-        error = (chance * (1 - chance) / tasks) ** 0.5
+        error = (chance * (1 - chance) / max(self._tasks, 1)) ** 0.5
         if before > chance + max(_ERRORS * error, _POINTS):
             self._warned = True
             say(

@@ -87,7 +87,7 @@ class TestReport(Callback):
                     with _protocol(module, protocol):
                         yield protocol, module.evaluate(tasks)
         if self._untrained is not None:
-            yield _UNTRAINED, self._untrained.evaluate(tasks)
+            yield _UNTRAINED, self._untrained.evaluate(tasks, every_step=False)
         if self._baselines and losses.is_classification(tasks.query.y) and tasks.query.x.is_floating_point():
             yield _NEAREST, {"index": tasks.index, "accuracy": map_tasks(nearest_class_mean, tasks, module.backend)}
 

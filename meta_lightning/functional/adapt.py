@@ -27,6 +27,16 @@ def last(steps: Iterable[T]) -> T:
     return end
 
 
+def ends(steps: Iterable[T]) -> Iterator[T]:
+    """The first and the last of what an iterator yields, or the only one, with no other kept alive."""
+    rest = iter(steps)
+    yield next(rest)
+    found: list[T] = []
+    for step in rest:
+        found[:] = [step]
+    yield from found
+
+
 def _adapts_all(name: str) -> bool:
     return False
 

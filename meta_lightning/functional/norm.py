@@ -2,7 +2,8 @@
 
 In few-shot learning a batch *is* the task, so what batch normalisation computes over decides what is compared:
 
-* ``transductive``: the query set's own statistics, as the MAML paper. All queries of a task are seen at once.
+* ``transductive``: the query set's own statistics, as the MAML paper. All queries of a task are seen at once; where one
+  forward pass takes the support set too (`predict_jointly`), it is seen with them.
 * ``inductive``: the support set's statistics; a prediction never depends on another query.
 * ``support_plus_one``: the support set and one query per forward pass, Reptile's "not transductive".
 

@@ -45,7 +45,7 @@ def nearness(queries: Tensor, points: Tensor, distance: Distance) -> Tensor:
         return F.normalize(queries, dim=1) @ F.normalize(points, dim=1).T - 1
     # Spelt as products: differences would hold [queries, points, features] numbers. Products of features that lie
     # far from 0 cancel, so that all are first moved to lie around it.
-    centre = points.mean(0)
+    centre = queries.mean(0)
     queries, points = queries - centre, points - centre
     return 2 * queries @ points.T - queries.square().sum(1)[:, None] - points.square().sum(1)
 

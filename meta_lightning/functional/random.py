@@ -42,8 +42,10 @@ def fold(key: Tensor, data: int | Tensor) -> Tensor:
     Returns:
         Keys in the broadcast shape.
     """
-    # As a tensor first: a product of Python integers would not wrap.
-    counter = torch.as_tensor(data, device=key.device) + 1
+    if not isinstance(data, Tensor):
+        # A product of Python integers would not wrap; and a tensor that is filled on its device copies nothing there.
+        data = torch.full((), data, dtype=torch.int64, device=key.device)
+    counter = data.to(key.device) + 1
     return _mix((key ^ _FOLD) + counter * _GAMMA)
 
 

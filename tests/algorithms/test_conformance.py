@@ -105,6 +105,15 @@ def test_evaluation_is_the_same_under_inference_mode(case: Case) -> None:
 
 
 @every_case
+def test_the_ends_of_the_curve_alone_are_those_of_the_whole(case: Case) -> None:
+    module, tasks = case.make(case.problem.net()).eval(), case.problem.tasks()
+    whole, short = module.evaluate(tasks), module.evaluate(tasks, every_step=False)
+    assert torch.equal(short["loss"][:, 0], whole["loss"][:, 0])
+    assert torch.equal(short["loss"][:, -1], whole["loss"][:, -1])
+    assert short["loss"].shape[1] == min(2, whole["loss"].shape[1])
+
+
+@every_case
 def test_compiled_meta_step_gives_the_same_gradient(case: Case) -> None:
     torch.manual_seed(0)
     module, tasks = case.make(case.problem.net()), case.problem.tasks()

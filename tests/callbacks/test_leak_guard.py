@@ -55,3 +55,15 @@ def test_queries_that_give_their_labels_away_are_told_once(capsys: pytest.Captur
 
 def test_honest_tasks_are_not_suspected(capsys: pytest.CaptureFixture[str]) -> None:
     assert warned(EpisodicDataModule(Faces(), **SHAPE), FACES.net(), capsys) == []
+
+
+def test_the_sanity_check_accuses_nobody(capsys: pytest.CaptureFixture[str]) -> None:
+    """It runs on a few tasks, where chance has its way."""
+    for seed in range(12):
+        torch.manual_seed(seed)
+        data = EpisodicDataModule(Faces(), **{**SHAPE, "queries": 1, "val_tasks": 4000, "eval_batch_size": 4})
+        Trainer(
+            max_steps=1, max_epochs=-1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            enable_model_summary=False, callbacks=[LeakGuard()], val_check_interval=None, limit_val_batches=2,
+        ).fit(MAMLModule(FACES.net(), inner_lr=0.0), datamodule=data)  # fmt: skip
+    assert "Warning" not in capsys.readouterr().out

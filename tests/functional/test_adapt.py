@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from meta_lightning.functional import adam, adapt, last, sgd
+from meta_lightning.functional import adam, adapt, ends, last, sgd
 from meta_lightning.types import Params, Rule
 
 TARGET = torch.tensor([3.0, -1.0])
@@ -166,3 +166,8 @@ def test_looking_for_the_last_keeps_no_more_than_one_alive() -> None:
 
     last(steps())
     assert seen == [0, 1, 1, 1]
+
+
+@pytest.mark.parametrize(("steps", "expected"), [([1], [1]), ([1, 2], [1, 2]), ([1, 2, 3, 4], [1, 4])])
+def test_ends_are_the_first_and_the_last(steps: list[int], expected: list[int]) -> None:
+    assert [*ends(iter(steps))] == expected

@@ -100,3 +100,13 @@ def test_tasks_side_by_side_give_what_they_give_one_by_one(distance):
     one_by_one = [scores(*task) for task in zip(features, labels, queries, strict=True)]
     torch.testing.assert_close(found, tuple(torch.stack(part) for part in zip(*one_by_one, strict=True)))
     assert found[1].tolist() == [[2, 0, 4, 0, 2], [8, 0, 0, 0, 0], [2, 2, 2, 1, 1]]
+
+
+def test_features_far_from_zero_keep_their_distances() -> None:
+    """Products of such features cancel in float32; labels without examples must not hide where the features lie."""
+    generator = torch.Generator().manual_seed(0)
+    support = 300 + torch.randn(25, 64, generator=generator)
+    queries = 300 + torch.randn(10, 64, generator=generator)
+    points, _ = prototypes(support, torch.arange(5).repeat(5), 25)
+    exact = -torch.cdist(queries.double(), points[:5].double()).square()
+    torch.testing.assert_close(nearness(queries, points, "euclidean")[:, :5].double(), exact, rtol=1e-4, atol=1e-3)

@@ -13,6 +13,8 @@ import os
 import pickle
 import shutil
 import struct
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from inspect import signature
@@ -22,9 +24,10 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torch.utils._pytree import tree_flatten
 
 from meta_lightning.algorithms import MAMLModule, MetaModule, MetaSGDModule, ProtoNetModule, ReptileModule
 from meta_lightning.callbacks import Checkpoints
@@ -52,6 +55,7 @@ def examples(count: int) -> settings:
         deadline=None,
         derandomize=True,
         database=None,
+        phases=[Phase.generate],  # to make a failing input smaller takes minutes of whole commands
         suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
     )
 
@@ -174,7 +178,7 @@ def pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Noise in place of letters and drawings: making them takes seconds for each new size."""
 
     def noise(names: list[str], count: int, size: int) -> dict[str, Any]:
-        generator = torch.Generator().manual_seed(len(names))
+        generator = torch.Generator().manual_seed(sum(names[0].encode()))  # no two splits share a picture
         shape = (len(names), count, 1, size, size)
         return {"images": torch.randint(256, shape, dtype=torch.uint8, generator=generator), "names": names}
 
@@ -204,7 +208,7 @@ def check(key: str, arguments: list[str]) -> None:
 
 
 @pytest.mark.usefixtures("pictures")
-@examples(50)
+@examples(12)
 @given(st.sampled_from(KEYS), VALUES)
 def test_any_value_in_yaml_is_taken_or_refused_by_name(setup_and_key: tuple[str, str], value: Any) -> None:
     setup, key = setup_and_key
@@ -215,7 +219,7 @@ def test_any_value_in_yaml_is_taken_or_refused_by_name(setup_and_key: tuple[str,
 
 
 @pytest.mark.usefixtures("pictures")
-@examples(50)
+@examples(12)
 @given(st.sampled_from(KEYS), VALUES.map(lambda value: value if isinstance(value, str) else json.dumps(value)))
 def test_any_value_on_the_command_line_is_taken_or_refused_by_name(setup_and_key: tuple[str, str], text: str) -> None:
     setup, key = setup_and_key
@@ -230,8 +234,9 @@ def test_any_value_on_the_command_line_is_taken_or_refused_by_name(setup_and_key
 # YAML that is none, or too much.
 # ---------------------------------------------------------------------------------------------------------------------
 
+# A hundred thousand nodes in a few lines, and not the billion of the original: that would stop the tests for an hour.
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
-    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 10)
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 6)
 )
 
 
@@ -240,7 +245,7 @@ NO_CONFIG = [
     b"\x80\x02}q\x00.", b"PK\x03\x04", bytes(range(256)), b"model: [\n", b"{" * 20, b"a: " * 3, b"\t", b"%YAML 9.9",
     b"--- 1\n--- 2\n", b"&a [*a]", b"model: &a {init_args: *a}", b"data: &a\n  source: *a\n", b"<<: 3", b"<<: *a",
     b"? [1, 2]\n: 3", b"1: 2", b"null: 2", b"data: {1: 2}", b"data: {shots: {queries: 1}}",
-    b"trainer: {logger: [[[]]]}", BOMB.encode(), BOMB.encode() + b"data: {shots: *a9}", BOMB.encode() + b"model: *a9", b"[" * 100_000,
+    b"trainer: {logger: [[[]]]}", BOMB.encode(), BOMB.encode() + b"data: {shots: *a5}", BOMB.encode() + b"model: *a5",
     b"model: " + b"{a: " * 200 + b"1" + b"}" * 200, b"data: {shots: " + b"[" * 200 + b"]" * 200 + b"}",
     b"data: {shots: " + b"9" * 5000 + b"}", b"!!python/object/apply:os.system ['touch pwned']",
     b"model: !!python/object/apply:os.system ['touch pwned']", b"config: case.yaml", b"subcommand: test",
@@ -256,11 +261,21 @@ def test_yaml_that_is_none_is_refused(text: bytes) -> None:
     assert not Path("pwned").exists()
 
 
-@examples(20)
+@examples(10)
 @given(st.binary(max_size=40) | st.text(max_size=40).map(str.encode) | VALUES.map(yaml.safe_dump).map(str.encode))
 def test_any_file_as_config_is_refused(text: bytes) -> None:
     Path("case.yaml").write_bytes(text)
     assert run(["fit", "--config", "case.yaml"])[0] == 2
+
+
+@pytest.mark.slow
+def test_brackets_without_end_are_refused() -> None:
+    """In a process of its own: what recurses in C takes the process with it."""
+    Path("case.yaml").write_bytes(b"[" * 100_000)
+    command = [sys.executable, "-m", "meta_lightning", "fit", "--config", "case.yaml"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert "error: " in done.stderr
 
 
 def test_a_key_given_twice_is_refused() -> None:
@@ -328,7 +343,26 @@ def refuse_zip(data: bytes, tmp_path: Path) -> str:
     return message
 
 
-@examples(8)
+@pytest.mark.parametrize("name", ["a\nb/1.png", "a\x1b[2J/1.png"], ids=["line end", "escape"])
+def test_a_name_that_would_spoil_the_message_is_quoted(tmp_path: Path, name: str) -> None:
+    message = refuse_zip(packed([*MEMBERS, (name, b"no picture")]), tmp_path)
+    assert message.count("\n") == 1
+    assert "\x1b" not in message
+
+
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    data = packed([*MEMBERS, ("é.png", picture())]).replace("é".encode(), b"\xff\xff")
+    assert "images_background.zip is broken (" in refuse_zip(data, tmp_path)
+
+
+def test_a_damaged_lzma_stream_is_refused(tmp_path: Path) -> None:
+    data = bytearray(packed([(MEMBERS[0][0], bytes(200))], zipfile.ZIP_LZMA))
+    start = 30 + len(MEMBERS[0][0])
+    data[start + 4] = 0xFF  # the first byte of its properties
+    assert "images_background.zip" in refuse_zip(bytes(data), tmp_path)
+
+
+@examples(5)
 @given(
     st.binary(max_size=200) | st.binary(max_size=50).map(lambda data: b"PK\x03\x04" + data + b"PK\x05\x06" + bytes(18))
 )
@@ -336,13 +370,13 @@ def test_random_bytes_are_no_zip(tmp_path: Path, data: bytes) -> None:
     assert "images_background.zip is broken (" in refuse_zip(data, tmp_path) or zipfile.is_zipfile(io.BytesIO(data))
 
 
-@examples(8)
+@examples(5)
 @given(st.integers(0, len(WHOLE) - 1))
 def test_a_truncated_zip_is_named(tmp_path: Path, size: int) -> None:
     assert "images_background.zip is broken (" in refuse_zip(WHOLE[:size], tmp_path)
 
 
-@examples(16)
+@examples(5)
 @given(FLIPS, st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]))
 def test_flipped_bytes_of_a_zip_are_refused(tmp_path: Path, flips: list[tuple[int, int]], method: int) -> None:
     refuse_zip(flipped(packed(MEMBERS, method), flips), tmp_path)
@@ -386,7 +420,7 @@ def test_headers_that_lie_are_refused(tmp_path: Path, change: Any, message: str)
     assert message in refuse_zip(fields(change), tmp_path)
 
 
-@examples(16)
+@examples(5)
 @given(
     st.sampled_from([b"", b"no picture", b"\x89PNG\r\n\x1a\n"])
     | st.builds(lambda data, flips: flipped(data, flips), st.sampled_from([picture(), picture(mode="P")]), FLIPS)
@@ -443,18 +477,31 @@ def use(checkpoint: bytes, command: str) -> tuple[int, str]:
     return result
 
 
-@examples(10)
+@examples(6)
 @given(st.sampled_from(COMMANDS), st.floats(0, 1, exclude_max=True))
 def test_a_truncated_checkpoint_is_refused(trained: bytes, command: str, part: float) -> None:
     assert use(trained[: int(part * len(trained))], command)[0] == 2
 
 
-@examples(20)
+@examples(10)
 @given(st.sampled_from(COMMANDS), FLIPS)
 def test_a_checkpoint_with_flipped_bytes_is_refused_or_works(
     trained: bytes, command: str, flips: list[tuple[int, int]]
 ) -> None:
-    assert use(flipped(trained, flips), command)[0] in (0, 2)
+    spoilt = flipped(trained, flips)
+    code, _ = use(spoilt, command)
+    assert code == 2 or (code == 0 and same(spoilt, trained)), "a spoilt weight or setting was used"
+
+
+def same(one: bytes, other: bytes) -> bool:
+    """Whether two checkpoints hold the same."""
+    (left, shape), (right, form) = (
+        tree_flatten(torch.load(io.BytesIO(file), weights_only=True)) for file in (one, other)
+    )
+    return shape == form and all(
+        torch.equal(a, b) if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) else a == b
+        for a, b in zip(left, right, strict=True)
+    )
 
 
 def entries(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -465,8 +512,9 @@ def entries(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         yield from entries(value, (*path, name))
 
 
-@examples(20)
-@given(st.sampled_from(COMMANDS), st.randoms(use_true_random=False), VALUES | st.just(...))
+@pytest.mark.parametrize("command", ["test", "validate", pytest.param("fit", marks=pytest.mark.slow)])
+@examples(4)
+@given(st.randoms(use_true_random=False), VALUES | st.just(...))
 def test_a_checkpoint_with_one_strange_entry_is_refused_or_works(
     trained: bytes, command: str, chance: Any, value: Any
 ) -> None:
@@ -509,7 +557,7 @@ PLACES: list[Callable[[Any, dict[str, Any]], Any]] = [
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-@examples(6)
+@examples(4)
 @given(st.sampled_from(CALLS), st.sampled_from(PLACES), st.sampled_from([0, 2, 4, "zip", "legacy"]))
 def test_a_pickle_that_would_run_code_is_refused(
     trained: bytes, command: str, call: tuple[Any, ...], place: Any, kind: Any

@@ -85,10 +85,14 @@ def test_kill_9_leaves_a_checkpoint_that_loads(repository: Path, attempt: int) -
 @pytest.mark.slow
 def test_a_second_ctrl_c_ends_at_once(repository: Path) -> None:
     """During a validation that would take minutes, where the first one has to wait."""
-    long = ["--data.val_tasks=4000000", "--trainer.val_check_interval=50", "--trainer.num_sanity_val_steps=0"]
-    process = start(repository, *long)
+    process = start(repository, "--data.val_tasks=4000000", "--trainer.num_sanity_val_steps=0")
+    assert process.stdout is not None
     try:
-        time.sleep(25)
+        said = ""
+        while "Validation DataLoader" not in said:
+            piece = process.stdout.read(1)
+            assert piece, said
+            said += piece
         process.send_signal(signal.SIGINT)
         time.sleep(1)
         assert process.poll() is None  # in the middle of a validation

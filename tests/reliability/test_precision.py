@@ -9,7 +9,7 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
 
 from meta_lightning import ConfigError
-from meta_lightning.algorithms import MAMLModule, MetaModule, ReptileModule
+from meta_lightning.algorithms import MAMLModule, MetaModule, MetaSGDModule, ReptileModule
 
 from ..algorithms.problems import SINUSOIDS
 
@@ -44,7 +44,7 @@ def test_bf16_reaches_the_inner_loop_only_when_asked(inner_autocast: bool, inner
 
 
 @pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-mixed"])
-@pytest.mark.parametrize("make", [MAMLModule, ReptileModule])
+@pytest.mark.parametrize("make", [MAMLModule, ReptileModule, MetaSGDModule])
 def test_precisions_that_train(make: type[MetaModule], precision: str) -> None:
     torch.manual_seed(0)
     module = make(SINUSOIDS.net())
@@ -65,5 +65,5 @@ def test_half_precision_is_refused_from_python_too() -> None:
 def test_strategies_that_split_parameters_are_refused_from_python_too(name: str) -> None:
     stand_in = type(name, (SingleDeviceStrategy,), {})()  # the true one asks for a GPU before anything else
     running = Trainer(strategy=stand_in, accelerator="cpu", max_epochs=-1, logger=False, enable_checkpointing=False)
-    with pytest.raises(ConfigError, match=rf"^trainer\.strategy is {name}, which splits parameters .*: use ddp$"):
+    with pytest.raises(ConfigError, match=rf"^trainer\.strategy is {name}; it splits parameters .*: use ddp$"):
         running.fit(MAMLModule(SINUSOIDS.net()), datamodule=SINUSOIDS.data())

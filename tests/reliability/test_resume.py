@@ -41,11 +41,19 @@ class Witness(Callback):
         self.values: list[tuple[int, str, float]] = []
 
     def on_train_batch_start(self, trainer: Trainer, module: MetaModule, tasks: Any, number: int) -> None:
-        if trainer.global_step == self.at and self.how == "exception":
-            raise RuntimeError("cut")
         if trainer.global_step == self.at - 1 and self.how in SIGNALS:
             os.kill(os.getpid(), SIGNALS[self.how])
         self.episodes += tasks.index.tolist()
+
+    def on_train_start(self, trainer: Trainer, module: MetaModule) -> None:
+        step = module._run_meta_step
+
+        def run(*arguments: Any) -> Any:
+            if trainer.global_step == self.at and self.how == "exception":
+                raise RuntimeError("cut")
+            return step(*arguments)
+
+        module._run_meta_step = run
 
     def on_validation_end(self, trainer: Trainer, module: MetaModule) -> None:
         self.values += [(trainer.global_step, name, value.item()) for name, value in trainer.callback_metrics.items()
@@ -127,7 +135,7 @@ def check(case: Case, how: str, at: int, workers: int) -> None:
     found = trainer._checkpoint_connector.dump_checkpoint()
     for part in ("state_dict", "optimizer_states", "lr_schedulers"):
         assert equal(expected[part], found[part]), part
-    first = before.episodes[: saved * 4]
+    first = before.episodes[: saved * 4]  # the step that failed had begun
     assert first + after.episodes == seen.episodes
     assert [value for value in before.values if value[0] <= saved] + [
         value for value in after.values if value[0] > saved
@@ -165,3 +173,29 @@ def test_a_stop_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().out
     assert "Stopped by SIGTERM after meta-step 7. Go on: python -m meta_lightning fit --config" in said
     assert "--ckpt_path" in said
+
+
+def test_a_module_that_was_stopped_trains_again() -> None:
+    module, data = make(ALGORITHMS[0]), ALGORITHMS[0].problem.data()
+    for how, steps in (("sigterm", 3), ("not at all", 5)):
+        running = Trainer(
+            max_steps=5, max_epochs=-1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            enable_model_summary=False, limit_val_batches=0, callbacks=[Witness(how, 3), GracefulStop()],
+        )  # fmt: skip
+        try:
+            running.fit(module, datamodule=data)
+        except SystemExit:
+            assert how == "sigterm"
+        assert running.global_step == steps
+
+
+def test_dropout_goes_on_drawing_from_the_seed_of_the_run() -> None:
+    """Also from Python, where nothing but the generator's state knows it."""
+    case = ALGORITHMS[0]
+    fit(case, Witness(), steps=8)
+    torch.manual_seed(99)
+    other = case.make(case.problem.net(dropout=0.2))
+    checkpoint = torch.load("checkpoints/last.ckpt", weights_only=True)
+    assert other.step_seed != checkpoint["step_seed"]
+    other.on_load_checkpoint(checkpoint)
+    assert other.step_seed == checkpoint["step_seed"]

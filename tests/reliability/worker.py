@@ -12,14 +12,15 @@ from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 
 from meta_lightning.algorithms import MetaModule
-from meta_lightning.callbacks import Checkpoints, GracefulStop, TestReport
-from meta_lightning.errors import DivergedError
+from meta_lightning.callbacks import Checkpoints, GracefulStop, TestReport, checkpoints
+from meta_lightning.errors import ConfigError, DivergedError
 
 from ..algorithms.cases import CASES, Case
 
 NAMES = ["maml, 3 steps", "fomaml, 3 steps", "reptile, adam", "meta-sgd, 1 step", "protonet, euclidean"]
 BY_NAME = {case.name: case for case in CASES if case.name in NAMES}
 COMPARED = 20
+COLLECTIVES: list[str] = []  # that were made in this process
 
 
 def make(name: str, **options: Any) -> MetaModule:
@@ -35,11 +36,17 @@ class Witness(Callback):
     """Keeps the episodes of this process, the parameters on the way, and the validations."""
 
     def __init__(self) -> None:
+        self.collectives: list[int] = []  # of each meta-step
+        self._before = 0
         self.episodes: list[int] = []
         self.on_the_way: dict[str, Tensor] = {}
         self.values: list[dict[str, float]] = []
 
+    def on_train_batch_start(self, *args: Any) -> None:
+        self._before = len(COLLECTIVES)
+
     def on_train_batch_end(self, trainer: Trainer, module: MetaModule, outputs: Any, tasks: Any, number: int) -> None:
+        self.collectives.append(len(COLLECTIVES) - self._before)
         self.episodes += tasks.index.tolist()
         if trainer.global_step == COMPARED:
             self.on_the_way = weights(module)
@@ -50,10 +57,10 @@ class Witness(Callback):
 
 def trainer(steps: int, *callbacks: Callback, **options: Any) -> Trainer:
     return Trainer(
-        max_steps=steps, max_epochs=-1, check_val_every_n_epoch=None, val_check_interval=COMPARED, logger=False,
-        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, accelerator="cpu",
+        max_steps=steps, max_epochs=-1, check_val_every_n_epoch=None, logger=False, enable_progress_bar=False,
+        enable_model_summary=False, num_sanity_val_steps=0, accelerator="cpu", callbacks=[*callbacks],
         enable_checkpointing=any(isinstance(callback, Checkpoints) for callback in callbacks),
-        default_root_dir=Path.cwd(), callbacks=[*callbacks], **options,
+        **{"default_root_dir": Path.cwd(), "val_check_interval": COMPARED, **options},
     )  # fmt: skip
 
 
@@ -61,9 +68,8 @@ def train(name: str, steps: int, **options: Any) -> dict[str, Any]:
     case: Case = BY_NAME[name.removesuffix(", frozen part")]
     module, witness = make(name), Witness()
     trainer(steps, witness, **options).fit(module, datamodule=case.problem.data())
-    return {
-        "end": weights(module), "episodes": witness.episodes, "on_the_way": witness.on_the_way, "values": witness.values
-    }  # fmt: skip
+    seen = ("collectives", "episodes", "on_the_way", "values")
+    return {"end": weights(module), **{name: getattr(witness, name) for name in seen}}
 
 
 def weights(module: MetaModule) -> dict[str, Tensor]:
@@ -75,29 +81,33 @@ def main(folder: Path, processes: int) -> None:
     options: dict[str, Any] = {"devices": processes, "strategy": "ddp"}
     rank = int(os.environ["RANK"])
     os.chdir(folder)
+    count_collectives()
 
     def leave(name: str, made: Any) -> None:
         torch.save(made, folder / f"{name}_{rank}.pt")
 
     for name in [*BY_NAME, "maml, 3 steps, frozen part"]:
-        leave(name, counting_collectives(lambda name=name: train(name, 200, **options)))
-    leave("resumed", stop_and_resume(rank, options))
+        leave(name, train(name, 200, **options))
+    for name in ("maml, 3 steps", "reptile, adam"):
+        leave(f"resumed {name}", stop_and_resume(name, rank, options))
     leave("diverged", diverge(rank, options))
+    leave("full", fill_disk(rank, options))
     test = trainer(1, TestReport(), **options)
     test.test(make("maml, 3 steps"), datamodule=BY_NAME["maml, 3 steps"].problem.data(), verbose=False)
 
 
-def counting_collectives(run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Counts those of the training loop: its validations reduce their means."""
-    true, calls = torch.distributed.all_reduce, []
-    torch.distributed.all_reduce = lambda *args, **options: (calls.append(args[0].numel()), true(*args, **options))[1]
-    try:
-        return {**run(), "collectives": calls}
-    finally:
-        torch.distributed.all_reduce = true
+def count_collectives() -> None:
+    for name in ("all_reduce", "all_gather", "all_gather_object", "reduce", "broadcast_object_list", "barrier"):
+        true = getattr(torch.distributed, name)
+
+        def counted(*args: Any, _true: Callable[..., Any] = true, _name: str = name, **options: Any) -> Any:
+            COLLECTIVES.append(_name)
+            return _true(*args, **options)
+
+        setattr(torch.distributed, name, counted)
 
 
-def stop_and_resume(rank: int, options: dict[str, Any]) -> dict[str, Any]:
+def stop_and_resume(name: str, rank: int, options: dict[str, Any]) -> dict[str, Any]:
     """SIGTERM at one process alone; both stop, and what is resumed ends where the uninterrupted run ends."""
 
     class Interrupt(Callback):
@@ -105,8 +115,17 @@ def stop_and_resume(rank: int, options: dict[str, Any]) -> dict[str, Any]:
             if trainer.global_step == 6 and rank == 1:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-    data = BY_NAME["maml, 3 steps"].problem.data
-    whole, first, second = (make("maml, 3 steps") for _ in range(3))
+    def module() -> MetaModule:
+        torch.manual_seed(0)
+        return BY_NAME[name].make(
+            BY_NAME[name].problem.net(dropout=0.2),
+            optimizer=lambda parameters: torch.optim.Adam(parameters, lr=1e-2),
+            lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 5),
+        )
+
+    data, last = BY_NAME[name].problem.data, Path(f"{name}/checkpoints/last.ckpt")
+    options = {**options, "val_check_interval": 4, "default_root_dir": Path(name)}
+    whole, first, second = (module() for _ in range(3))
     trainer(12, **options).fit(whole, datamodule=data())
     code: Any = None
     try:
@@ -114,10 +133,28 @@ def stop_and_resume(rank: int, options: dict[str, Any]) -> dict[str, Any]:
     except SystemExit as ended:
         code = ended.code
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    saved = torch.load("checkpoints/last.ckpt", weights_only=True)["global_step"]
+    saved = torch.load(last, weights_only=True)["global_step"]
     resumed = trainer(12, **options)
-    resumed.fit(second, datamodule=data(), ckpt_path="checkpoints/last.ckpt", weights_only=True)
+    resumed.fit(second, datamodule=data(), ckpt_path=last, weights_only=True)
     return {"code": code, "saved": saved, "whole": weights(whole), "end": weights(second)}
+
+
+def fill_disk(rank: int, options: dict[str, Any]) -> dict[str, Any]:
+    """The first process can't save; the other, which never does, must not wait for it."""
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    saved, checkpoints.save_whole = checkpoints.save_whole, full
+    try:
+        trainer(3, Checkpoints(), **options).fit(
+            make("maml, 3 steps"), datamodule=BY_NAME["maml, 3 steps"].problem.data()
+        )
+    except ConfigError as error:
+        return {"error": str(error)}
+    finally:
+        checkpoints.save_whole = saved
+    return {}
 
 
 def diverge(rank: int, options: dict[str, Any]) -> dict[str, Any]:
