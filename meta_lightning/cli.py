@@ -1,5 +1,6 @@
 """The command line: LightningCLI over algorithms and episodic data, with errors that mend."""
 
+import itertools
 import sys
 import warnings
 from pathlib import Path
@@ -17,10 +18,12 @@ from meta_lightning.algorithms import MetaModule
 from meta_lightning.callbacks import Checkpoints, GracefulStop, LeakGuard, MetaStepProgress, TestReport
 from meta_lightning.data import EpisodicDataModule, Source, sources
 from meta_lightning.errors import ConfigError, DivergedError
-from meta_lightning.explain import explain
+from meta_lightning.explain import explain, of_the_machine
+from meta_lightning.files import is_file
 from meta_lightning.preflight import check_run
 from meta_lightning.runs import find_checkpoint, run_folder, say, version_number
 from meta_lightning.settings import check_nulls, check_sections, check_trainer, link_ways
+from meta_lightning.yaml_guard import check_yaml
 
 # What a config may name without a module, for messages; anybody's class may be named by its dotted path.
 _CLASSES = {
@@ -80,11 +83,18 @@ class MetaCLI(LightningCLI):
             ConfigError: If the arguments or the config file do not fit.
         """
         try:
+            for one, two in itertools.pairwise([*args, ""]):
+                flag, given, path = one.partition("=")
+                file = Path(path if given else two)
+                if flag in ("--config", "-c") and is_file(file):
+                    check_yaml(file)
             super().parse_arguments(parser, args)
+        except ConfigError:
+            raise
         except ArgumentError as error:
             options = {action.dest for command in self._subcommand_parsers.values() for action in command._actions}
             raise ConfigError(explain(str(error), options, _CLASSES)) from error
-        except (UnicodeDecodeError, RecursionError, OSError) as error:
+        except (ValueError, RecursionError, OSError, OverflowError) as error:
             raise ConfigError(f"--config can't be read ({error}); expected a YAML file") from error
 
     def _parse_ckpt_path(self) -> None:
@@ -103,6 +113,7 @@ class MetaCLI(LightningCLI):
             self._given.ckpt_path = None
         check_sections(settings.config or [])
         check_nulls("model", MetaModule, {"init_args": settings.model})
+        check_nulls("checkpoint", Checkpoints, settings.checkpoint)
         check_nulls("data", EpisodicDataModule, settings.data)
         check_trainer(settings.trainer)
         if settings.data.seed is None:
@@ -125,7 +136,8 @@ class MetaCLI(LightningCLI):
             while cause is not None and not isinstance(cause, ConfigError):
                 cause = cause.__cause__ or cause.__context__
             if cause is None:
-                raise
+                deepest = str(error).strip().splitlines()[-1].strip(" -")
+                raise ConfigError(f"model, data or checkpoint can't be made: {deepest}") from error
             raise cause from None
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
@@ -217,6 +229,11 @@ def main(args: list[str] | None = None) -> int:
         if getattr(rank_zero_only, "rank", 0) == 0:
             print(f"error: {error}", file=sys.stderr)
         return 1 if isinstance(error, DivergedError) else 2
+    except (OSError, MemoryError, RuntimeError) as error:
+        if debug or (complaint := of_the_machine(error)) is None:
+            raise
+        print(f"error: {complaint}", file=sys.stderr)
+        return 2
     return 0
 
 

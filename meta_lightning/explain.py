@@ -97,3 +97,17 @@ def _readable(kind: str) -> str:
     if found := re.fullmatch(r"typing\.Literal\[(.+)\]", kind):
         return " or ".join(found[1].split(", "))
     return kind
+
+
+def of_the_machine(error: BaseException) -> str | None:
+    """One line for what is no defect of the program: files that can't be made, memory that is not there.
+
+    Returns:
+        The line; None for anything else.
+    """
+    if isinstance(error, OSError):
+        return error.filename and f"{error.filename}: {error.strerror}; check the paths in the settings"
+    text = str(error)
+    if isinstance(error, MemoryError) or "allocate" in text or "out of memory" in text:
+        return f"memory is used up ({text.partition(chr(10))[0]}); lower the sizes under data, or set model.task_chunk"
+    return None

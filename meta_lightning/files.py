@@ -13,6 +13,14 @@ _UMASK = os.umask(0o077)
 os.umask(_UMASK)
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is a file: also for names that no file can have."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def save_whole(value: Any, path: Path) -> None:
     """`torch.save` beside the target, then renamed to it: whoever is killed when leaves the old file or the new one.
 

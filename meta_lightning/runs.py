@@ -2,6 +2,7 @@
 
 import pickle
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,6 +10,7 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 from meta_lightning.errors import ConfigError
+from meta_lightning.files import is_file
 
 
 @rank_zero_only
@@ -43,7 +45,7 @@ def find_checkpoint(wanted: str, runs: Path) -> Path:
     """
     if wanted not in ("last", "best"):
         path = Path(wanted)
-        if not path.is_file():
+        if not is_file(path):
             raise ConfigError(f"--ckpt_path {wanted}: no such file; expected last, best or the path of a checkpoint")
         return path
     versions = sorted(runs.glob("version_*"), key=version_number, reverse=True)
@@ -67,6 +69,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     try:
         with warnings.catch_warnings(action="ignore"):  # about pickle protocols, of files that are then refused
+            _check_sums(path)
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ConfigError(
@@ -83,6 +86,15 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
         raise ConfigError(f"{path} is no checkpoint: it holds no state_dict; check --ckpt_path")
     return cast(dict[str, Any], checkpoint)
+
+
+def _check_sums(path: Path) -> None:
+    """Finds bytes that changed since they were written: torch leaves the checksums of its files unread."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        if bad := archive.testzip():
+            raise zipfile.BadZipFile(f"{bad} does not match its checksum")
 
 
 def check_resumable(

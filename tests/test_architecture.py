@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "runs": set(),
     "explain": set(),
     "settings": set(),
+    "yaml_guard": set(),
     "preflight": {"algorithms", "data", "runs"},
     "commands": {"commands", "data", "report", "runs"},
     "callbacks": {"callbacks", "algorithms", "card", "data", "functional", "report", "runs", "version"},

@@ -40,7 +40,7 @@ def probe(module: MetaModule, tasks: Task) -> list[str]:
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         try:
             output = twin.net(task.query.x)
-        except RuntimeError as error:
+        except (RuntimeError, TypeError, ValueError) as error:
             shape = list(task.query.x.shape)
             raise ConfigError(
                 f"model.net takes no inputs of shape {shape}: {str(error).partition(chr(10))[0]}"
@@ -73,7 +73,15 @@ def _check_loss(module: MetaModule, output: torch.Tensor, targets: torch.Tensor)
         raise ConfigError("model.loss is mse, but the targets are class labels; expected cross_entropy or auto")
     if module.loss == "cross_entropy" and not losses.is_classification(targets):
         raise ConfigError("model.loss is cross_entropy, but the targets are values; expected mse or auto")
-    if (loss := module.loss_of(output, targets)).ndim:
+    try:
+        loss = module.loss_of(output, targets)
+    except (RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(
+            f"model.loss can't be taken of predictions and targets ({reason}); expected one number"
+        ) from error
+    if not isinstance(loss, torch.Tensor) or loss.ndim:
+        loss = torch.as_tensor(loss)
         raise ConfigError(f"model.loss gives {list(loss.shape)} numbers; expected the mean over examples, one number")
 
 

@@ -2,7 +2,7 @@
 
 import io
 import zipfile
-import zlib
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict
@@ -50,11 +50,13 @@ def read_pictures(archives: Sequence[Path], size: int) -> Pictures:
     for archive in archives:
         try:
             with zipfile.ZipFile(archive) as file:
+                _check_names(archive, file.namelist())
                 entries = sorted(entry.filename for entry in file.infolist() if entry.filename.endswith(".png"))
                 for name in track(entries, f"Reading {archive.name}", transient=True, disable=not on_screen):
                     classes.setdefault(name.rpartition("/")[0], []).append(_read(file, name, size))
-        # Beside a bad archive: a damaged stream, an unknown method of compression, an encrypted entry.
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+        except ConfigError:
+            raise
+        except Exception as error:  # a damaged archive raises whatever its bytes happen to mean
             raise ConfigError(f"{archive} is broken ({error}); expected a whole zip archive: fetch it again") from error
     names = sorted(classes)
     counts = {len(pictures) for pictures in classes.values()}
@@ -67,11 +69,23 @@ def read_pictures(archives: Sequence[Path], size: int) -> Pictures:
     return {"images": torch.from_numpy(images)[:, :, None], "names": names}
 
 
+def _check_names(archive: Path, names: list[str]) -> None:
+    """Refuses names that lead out of the archive, or that are given twice."""
+    for name in names:
+        parts = name.replace("\\", "/").split("/")
+        if ".." in parts or not parts[0] or ":" in parts[0] or not name.isprintable():
+            shown = name if name.isprintable() else repr(name)
+            raise ConfigError(f"{archive}: {shown} is no path inside of an archive; fetch it again")
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise ConfigError(f"{archive}: {twice[0]} is there twice; fetch it again")
+
+
 def _read(file: zipfile.ZipFile, name: str, size: int) -> np.ndarray:
     if file.getinfo(name).file_size > _LARGEST_PICTURE:
         raise ConfigError(f"{file.filename}: {name} declares {file.getinfo(name).file_size} bytes; expected a picture")
     try:
-        picture = Image.open(io.BytesIO(file.read(name))).convert("L").resize((size, size), Image.Resampling.LANCZOS)
+        picture = Image.open(io.BytesIO(file.read(name)), formats=("PNG",)).convert("L")
+        picture = picture.resize((size, size), Image.Resampling.LANCZOS)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ConfigError(f"{file.filename}: {name} does not decode ({error}); fetch the archive again") from error
     return 255 - np.asarray(picture)

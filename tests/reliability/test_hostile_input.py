@@ -512,7 +512,7 @@ def entries(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         yield from entries(value, (*path, name))
 
 
-@pytest.mark.parametrize("command", ["test", "validate", pytest.param("fit", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("command", ["test", "validate"])
 @examples(4)
 @given(st.randoms(use_true_random=False), VALUES | st.just(...))
 def test_a_checkpoint_with_one_strange_entry_is_refused_or_works(
