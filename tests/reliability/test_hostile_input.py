@@ -208,7 +208,7 @@ def check(key: str, arguments: list[str]) -> None:
 
 
 @pytest.mark.usefixtures("pictures")
-@examples(12)
+@examples(4)
 @given(st.sampled_from(KEYS), VALUES)
 def test_any_value_in_yaml_is_taken_or_refused_by_name(setup_and_key: tuple[str, str], value: Any) -> None:
     setup, key = setup_and_key
@@ -219,7 +219,7 @@ def test_any_value_in_yaml_is_taken_or_refused_by_name(setup_and_key: tuple[str,
 
 
 @pytest.mark.usefixtures("pictures")
-@examples(12)
+@examples(4)
 @given(st.sampled_from(KEYS), VALUES.map(lambda value: value if isinstance(value, str) else json.dumps(value)))
 def test_any_value_on_the_command_line_is_taken_or_refused_by_name(setup_and_key: tuple[str, str], text: str) -> None:
     setup, key = setup_and_key
@@ -261,7 +261,7 @@ def test_yaml_that_is_none_is_refused(text: bytes) -> None:
     assert not Path("pwned").exists()
 
 
-@examples(10)
+@examples(3)
 @given(st.binary(max_size=40) | st.text(max_size=40).map(str.encode) | VALUES.map(yaml.safe_dump).map(str.encode))
 def test_any_file_as_config_is_refused(text: bytes) -> None:
     Path("case.yaml").write_bytes(text)
@@ -362,7 +362,7 @@ def test_a_damaged_lzma_stream_is_refused(tmp_path: Path) -> None:
     assert "images_background.zip" in refuse_zip(bytes(data), tmp_path)
 
 
-@examples(5)
+@examples(3)
 @given(
     st.binary(max_size=200) | st.binary(max_size=50).map(lambda data: b"PK\x03\x04" + data + b"PK\x05\x06" + bytes(18))
 )
@@ -370,13 +370,13 @@ def test_random_bytes_are_no_zip(tmp_path: Path, data: bytes) -> None:
     assert "images_background.zip is broken (" in refuse_zip(data, tmp_path) or zipfile.is_zipfile(io.BytesIO(data))
 
 
-@examples(5)
+@examples(3)
 @given(st.integers(0, len(WHOLE) - 1))
 def test_a_truncated_zip_is_named(tmp_path: Path, size: int) -> None:
     assert "images_background.zip is broken (" in refuse_zip(WHOLE[:size], tmp_path)
 
 
-@examples(5)
+@examples(3)
 @given(FLIPS, st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]))
 def test_flipped_bytes_of_a_zip_are_refused(tmp_path: Path, flips: list[tuple[int, int]], method: int) -> None:
     refuse_zip(flipped(packed(MEMBERS, method), flips), tmp_path)
@@ -420,7 +420,7 @@ def test_headers_that_lie_are_refused(tmp_path: Path, change: Any, message: str)
     assert message in refuse_zip(fields(change), tmp_path)
 
 
-@examples(5)
+@examples(3)
 @given(
     st.sampled_from([b"", b"no picture", b"\x89PNG\r\n\x1a\n"])
     | st.builds(lambda data, flips: flipped(data, flips), st.sampled_from([picture(), picture(mode="P")]), FLIPS)
@@ -477,13 +477,13 @@ def use(checkpoint: bytes, command: str) -> tuple[int, str]:
     return result
 
 
-@examples(6)
+@examples(4)
 @given(st.sampled_from(COMMANDS), st.floats(0, 1, exclude_max=True))
 def test_a_truncated_checkpoint_is_refused(trained: bytes, command: str, part: float) -> None:
     assert use(trained[: int(part * len(trained))], command)[0] == 2
 
 
-@examples(10)
+@examples(3)
 @given(st.sampled_from(COMMANDS), FLIPS)
 def test_a_checkpoint_with_flipped_bytes_is_refused_or_works(
     trained: bytes, command: str, flips: list[tuple[int, int]]

@@ -52,6 +52,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_a_signal_during_the_final_save_leaves_no_process_waiting(repository: Path) -> None:
     Path("slow.py").write_text(SLOW)
     process = subprocess.Popen(
@@ -64,10 +65,10 @@ def test_a_signal_during_the_final_save_leaves_no_process_waiting(repository: Pa
         while "saving" not in (line := process.stdout.readline()):
             assert line, "ended before it saved"
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=40)
+        said, _ = process.communicate(timeout=40)
     finally:
         process.kill()
-    assert process.returncode == 0  # the run was complete
+    assert process.returncode == 0, said  # the run was complete
     assert Path("logs/sinusoid/maml/version_0/checkpoints/last.ckpt").is_file()
 
 
