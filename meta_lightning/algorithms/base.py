@@ -1,10 +1,10 @@
 """The abstract algorithm: everything about a meta-step that does not depend on the method."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from inspect import signature
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from lightning.pytorch import LightningModule
@@ -15,16 +15,17 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from meta_lightning.algorithms.adopt import adopt
+from meta_lightning.algorithms.compiling import ChunkStep, choose_backend, compiled
+from meta_lightning.algorithms.evaluation import CurveOf, averages, before_adaptation, measure
 from meta_lightning.algorithms.outer import check_limits, outer_settings, plain, reseed, schedule, update
 from meta_lightning.algorithms.reduce import average_over_ranks, check_trainer, diverged
 from meta_lightning.errors import DivergedError
 from meta_lightning.functional import losses, norm
-from meta_lightning.functional.adapt import adapt, ends
+from meta_lightning.functional.adapt import adapt
+from meta_lightning.functional.apart import apart
 from meta_lightning.functional.rules import sgd
-from meta_lightning.functional.tasks import Backend, count, map_tasks, mean_gradient
+from meta_lightning.functional.tasks import Backend, Loop, chunk_gradient, count, mean_over_chunks
 from meta_lightning.types import Buffers, Examples, Metrics, Params, Prediction, Rates, Task
-
-MetaStep = Callable[[Params, Buffers, Task, Tensor], tuple[Params, Buffers, Metrics]]
 
 
 class MetaModule(LightningModule, ABC):
@@ -42,9 +43,10 @@ class MetaModule(LightningModule, ABC):
         loss: Averages over the examples of a task. ``auto`` takes cross-entropy for integer targets and mean squared
             error for floats.
         batch_norm: Where the statistics of a prediction come from, see `meta_lightning.functional.norm`.
-        task_loop: ``vmap`` or ``loop`` over the tasks of a meta-batch: the same gradient, another speed and memory.
+        task_loop: ``vmap``, ``loop`` or ``split`` over the tasks of a meta-batch, see `Backend`: the same gradient,
+            another speed and memory. The command ``benchmark`` says which is fastest.
         task_chunk: How many tasks vmap takes at once; null for all.
-        compile: Compile the meta-step with `torch.compile`. Pays off for long runs of small nets.
+        compile: Compile the meta-step with `torch.compile`, once, at the start of `fit`. Pays off for long runs.
         grad_clip: Largest norm of the meta-gradient; null for no limit.
         grad_clip_value: Largest size of each entry of the meta-gradient; null for no limit.
         check_finite_every: Meta-steps between two checks that loss and meta-gradient are finite. With 1, a run stops
@@ -53,7 +55,7 @@ class MetaModule(LightningModule, ABC):
             lose most of their digits; by default the inner loop stays in float32.
 
     Raises:
-        ConfigError: If ``task_chunk`` or ``check_finite_every`` is below 1, or a limit of the gradient is not above 0.
+        ConfigError: If a count is below 1, a limit of the gradient not above 0, or ``split`` is to be compiled.
     """
 
     has_inner_loop: ClassVar[bool] = True
@@ -70,7 +72,7 @@ class MetaModule(LightningModule, ABC):
         lr_scheduler: LRSchedulerCallable | None = None,
         loss: losses.LossName | losses.Loss = "auto",
         batch_norm: norm.Protocol = "transductive",
-        task_loop: Literal["vmap", "loop"] = "vmap",
+        task_loop: Loop = "vmap",
         task_chunk: int | None = None,
         compile: bool = False,
         grad_clip: float | None = None,
@@ -79,7 +81,7 @@ class MetaModule(LightningModule, ABC):
         inner_autocast: bool = False,
     ) -> None:
         super().__init__()
-        check_limits(task_chunk, check_finite_every, grad_clip=grad_clip, grad_clip_value=grad_clip_value)
+        check_limits(check_finite_every, grad_clip=grad_clip, grad_clip_value=grad_clip_value)
         adopt(net, batch_norm)
         self.automatic_optimization = False
         self.net = net
@@ -87,14 +89,13 @@ class MetaModule(LightningModule, ABC):
         self.lr_scheduler = lr_scheduler
         self.loss = loss
         self.batch_norm: norm.Protocol = batch_norm
-        self.backend = Backend(task_loop, task_chunk)
-        self.grad_clip = grad_clip
-        self.grad_clip_value = grad_clip_value
+        self.use(choose_backend(task_loop, task_chunk, compile=compile))
+        self.grad_clip, self.grad_clip_value = grad_clip, grad_clip_value
         self.check_finite_every = check_finite_every
         self.inner_autocast = inner_autocast
         self.stop_requested = self.stop_agreed = 0  # signals: what this process got, and what all end on
         self.step_seed = torch.initial_seed()
-        self._run_meta_step: MetaStep = torch.compile(self.meta_step, fullgraph=True) if compile else self.meta_step
+        self.compile_in_fit = compile
 
     @abstractmethod
     def objective(self, params: Params, buffers: Buffers, task: Task, step: Tensor) -> tuple[Tensor, Any]:
@@ -145,7 +146,7 @@ class MetaModule(LightningModule, ABC):
 
     def predict(self, net_params: Params, task: Task) -> Tensor:
         """The net's predictions for the queries under ``batch_norm``, ``[queries, out]``."""
-        batched = self.backend.loop == "vmap"
+        batched = self.backend.batched
         return norm.predict(self.net, net_params, task.support.x, task.query.x, self.batch_norm, batched=batched)
 
     def loss_of(self, predictions: Tensor, targets: Tensor) -> Tensor:
@@ -154,14 +155,20 @@ class MetaModule(LightningModule, ABC):
 
     def figures(self, predictions: Tensor, targets: Tensor) -> Metrics:
         """The loss and the metric of predictions ``[examples, out]``: what training logs."""
-        return {
-            "loss": self.loss_of(predictions, targets),
-            losses.metric_name(targets): losses.metric(predictions, targets),
-        }
+        metric = {losses.metric_name(targets): losses.metric(predictions, targets)}
+        return {"loss": self.loss_of(predictions, targets), **metric}
 
     def query_figures(self, net_params: Params, task: Task) -> Metrics:
-        """The `figures` of the net's predictions for the queries."""
-        return self.figures(self.predict(net_params, task), task.query.y)
+        """The `figures` of the net's predictions for the queries; ``loss`` can be differentiated, once."""
+        if self.backend.loop != "split":
+            return self._judge(net_params, task)[1]
+        with norm.fused(self.net):
+            loss, figures = apart(self._judge, net_params, task)
+        return figures | {"loss": loss}
+
+    def _judge(self, net_params: Params, task: Task) -> tuple[Tensor, Metrics]:
+        figures = self.figures(self.predict(net_params, task), task.query.y)
+        return figures["loss"], figures
 
     def learnable(self) -> Params:
         """The parameters that the outer loop learns, detached."""
@@ -179,23 +186,31 @@ class MetaModule(LightningModule, ABC):
         Returns:
             The gradient of the mean over tasks; the buffers that changed, averaged over tasks; metrics ``[tasks]``.
         """
-        grads, (carried, metrics) = mean_gradient(
-            lambda trial, task: self.objective(trial, buffers, task, step), params, tasks, self.backend
-        )
+        of_chunk = self._of_chunk
+        grads, (carried, metrics) = mean_over_chunks(lambda c: of_chunk(params, buffers, c, step), tasks, self.backend)
         changed = {name: value.mean(0) if value.is_floating_point() else value[0] for name, value in carried.items()}
         return grads, changed, metrics
+
+    def chunk_step(self, params: Params, buffers: Buffers, chunk: Task, step: Tensor) -> tuple[Params, Any]:
+        """`meta_step` of tasks that are taken at once, with what their objectives return beside the scalar."""
+        return chunk_gradient(lambda at, task: self.objective(at, buffers, task, step), params, chunk, self.backend)
+
+    def use(self, backend: Backend, *, compiler: str | None = None) -> None:
+        """Maps over tasks in another way from now on, compiled by a backend of `torch.compile` if one is named."""
+        self.backend = backend
+        norm.fuse(self.net, on=not backend.batched)
+        self._of_chunk: ChunkStep = compiled(self.chunk_step, compiler) if compiler else self.chunk_step
 
     def training_step(self, tasks: Task, batch_idx: int) -> None:
         """One meta-step: gradient, reduction over processes, finite check, outer update, logging."""
         # Dropout draws from here; with the step in it, a resumed run draws what the uninterrupted one drew.
         reseed(self.step_seed + 1_000_003 * self.global_step + self.global_rank, self.device)
-        interval = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by Lightning's connectors
-        log_now = (self.global_step + 1) % max(interval, 1) == 0
+        log_now = (self.global_step + 1) % max(self.trainer.log_every_n_steps, 1) == 0  # type: ignore[attr-defined]  # Lightning's connectors set it
         step = torch.full((), self.global_step, device=self.device)  # filled there: no copy that would be waited for
         buffers = dict(self.named_buffers())
-        grads, changed, metrics = self._run_meta_step(self.learnable(), buffers, tasks, step)
+        grads, changed, metrics = self.meta_step(self.learnable(), buffers, tasks, step)
         figures = {f"train/{name}": values.mean() for name, values in metrics.items()}
-        before = self._before(tasks) if log_now else {}
+        before = self._before(tasks) if log_now and self.has_inner_loop else {}
         finite, self.stop_agreed = average_over_ranks(
             [*grads.values(), *filter(torch.is_floating_point, changed.values()), *figures.values()],
             [*before.values()], self.trainer,
@@ -218,9 +233,12 @@ class MetaModule(LightningModule, ABC):
         """The outer optimizer and its schedule, over the parameters that learn."""
         optimizer = self.optimizer([param for param in self.parameters() if param.requires_grad])
         self._outer_settings = dict(optimizer.defaults)
-        if self.lr_scheduler is None:
-            return optimizer
-        return [optimizer], [schedule(self.lr_scheduler, optimizer)]
+        return ([optimizer], [schedule(self.lr_scheduler, optimizer)]) if self.lr_scheduler else optimizer
+
+    def on_fit_start(self) -> None:
+        """Compiles now: the net is on its device, and what checked copies of it is done."""
+        if self.compile_in_fit:
+            self.use(self.backend, compiler="inductor")
 
     def on_train_start(self) -> None:
         """On a resume, the optimizer's settings are this run's and not the checkpoint's."""
@@ -236,8 +254,7 @@ class MetaModule(LightningModule, ABC):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the settings, and what dropout draws from."""
-        checkpoint["settings"] = self.settings()
-        checkpoint["step_seed"] = self.step_seed
+        checkpoint |= {"settings": self.settings(), "step_seed": self.step_seed}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Goes on drawing from the same seed."""
@@ -254,41 +271,24 @@ class MetaModule(LightningModule, ABC):
             ``index`` ``[tasks]``; ``loss``, and ``accuracy`` or ``mse``, ``[tasks, steps + 1]``; for classes also
             ``confidence`` and ``correct`` after the last step, ``[tasks, queries]``.
         """
-        params, buffers = self.learnable(), dict(self.named_buffers())
-
-        def one(task: Task) -> Metrics:
-            curve = self.curve(params, buffers, task)
-            predictions = [predict() for predict in (curve if every_step else ends(curve))]
-            figures = [self.figures(at, task.query.y) for at in predictions]
-            stacked = {name: torch.stack([at[name] for at in figures]) for name in figures[0]}
-            return stacked | losses.certainty(predictions[-1], task.query.y)
-
-        return {"index": tasks.index, **map_tasks(one, tasks, self.backend)}
+        return {
+            "index": tasks.index,
+            **measure(self._curve_of(), self.figures, tasks, self.backend, every_step=every_step),
+        }
 
     def _before(self, tasks: Task) -> Metrics:
-        """Loss and metric on the queries of a training meta-batch before adaptation, averaged over tasks."""
-        if not self.has_inner_loop:
-            return {}
+        return before_adaptation(self._curve_of(), self.figures, tasks, self.backend)
+
+    def _curve_of(self) -> CurveOf:
         params, buffers = self.learnable(), dict(self.named_buffers())
-
-        def one(task: Task) -> Metrics:
-            return self.figures(next(self.curve(params, buffers, task))(), task.query.y)
-
-        figures = map_tasks(one, tasks, self.backend)
-        return {f"train/{name}_before": values.mean() for name, values in figures.items()}
+        return lambda task: self.curve(params, buffers, task)
 
     def _measure(self, tasks: Task, stage: str) -> Metrics:
         results = self.evaluate(tasks, every_step=stage == "test")
-        for name in ("loss", losses.metric_name(tasks.query.y)):
-            # Doubles, so that the mean over all batches is that of the report; this one device has none.
-            values = results[name] if self.device.type == "mps" else results[name].double()
-            for suffix, column in (("", -1), ("_before", 0))[: 1 + self.has_inner_loop]:
-                self.log(
-                    f"{stage}/{name}{suffix}",
-                    values[:, column].mean(),
-                    batch_size=count(tasks), sync_dist=True, on_step=False, on_epoch=True,
-                    prog_bar=stage == "val" and not suffix,
-                )  # fmt: skip
+        figures = averages(results, stage, losses.metric_name(tasks.query.y), before=self.has_inner_loop)
+        for name, value in figures.items():
+            shown = stage == "val" and not name.endswith("_before")
+            self.log(name, value, batch_size=count(tasks), sync_dist=True, on_step=False, on_epoch=True, prog_bar=shown)
         return results
 
     def validation_step(self, tasks: Task, batch_idx: int) -> None:

@@ -13,16 +13,14 @@ from meta_lightning.errors import ConfigError
 from meta_lightning.types import Params
 
 
-def check_limits(task_chunk: int | None, check_finite_every: int, **limits: float | None) -> None:
+def check_limits(check_finite_every: int, **limits: float | None) -> None:
     """Refuses limits that are none.
 
     Raises:
-        ConfigError: If ``task_chunk`` or ``check_finite_every`` is below 1, or a limit of the gradient is not above 0.
+        ConfigError: If ``check_finite_every`` is below 1, or a limit of the gradient is not above 0.
     """
     if check_finite_every < 1:
         raise ConfigError(f"model.check_finite_every is {check_finite_every}; expected 1 or more meta-steps")
-    if task_chunk is not None and task_chunk < 1:
-        raise ConfigError(f"model.task_chunk is {task_chunk}; expected 1 or more, or null for all tasks at once")
     for key, limit in limits.items():
         if limit is not None and not limit > 0:
             raise ConfigError(f"model.{key} is {limit}; expected more than 0, or null for no limit")

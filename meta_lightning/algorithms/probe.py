@@ -35,7 +35,7 @@ def probe(module: MetaModule, tasks: Task) -> list[str]:
     if not params:
         raise ConfigError("model.net has no parameter that learns; expected a net with parameters that require grad")
     twin = copy.deepcopy(module)
-    twin.backend = Backend("loop")
+    twin.use(Backend("loop"))
     task: Task = tree_map(lambda tensor: tensor[0], tasks)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         try:
@@ -101,11 +101,11 @@ def check_gradient(module: MetaModule, tasks: Task) -> None:
         ConfigError: If a layer lacks a derivative or a batching rule, or vmap gives another gradient.
     """
     twin = copy.deepcopy(module).eval()
-    vmapped = module.backend.loop == "vmap"
+    vmapped = module.backend.batched
     remedy = "model.task_loop: loop" if vmapped else "another layer"
     _gradient(twin, tasks, Backend("loop"), "model.first_order: true, if the method has it")
     if vmapped:
-        _gradient(twin, tasks, Backend("vmap"), remedy)
+        _gradient(twin, tasks, module.backend, remedy)
     with torch.random.fork_rng(devices=[]):
         _gradient(copy.deepcopy(module).train(), tasks, module.backend, remedy)
     if not vmapped:
@@ -116,7 +116,7 @@ def check_gradient(module: MetaModule, tasks: Task) -> None:
         plain = _gradient(twin, tasks, Backend("loop"), remedy)
     except ConfigError:
         return  # it did run in its own precision
-    mapped = _gradient(twin, tasks, Backend("vmap"), remedy)
+    mapped = _gradient(twin, tasks, module.backend, remedy)
     scale = plain.norm().item()
     error = (mapped - plain).norm().item() / scale if scale else 0.0
     if math.isfinite(scale) and not error <= 1e-5:  # nan too
@@ -128,13 +128,13 @@ def check_gradient(module: MetaModule, tasks: Task) -> None:
 
 
 def _gradient(module: MetaModule, tasks: Task, backend: Backend, remedy: str) -> Tensor:
-    module.backend = backend
+    module.use(backend)
     with watch(module.net) as under_way:
         try:
             grads, _, _ = module.meta_step(module.learnable(), dict(module.named_buffers()), tasks, torch.tensor(0))
         except RuntimeError as error:
             reason = shorten(str(error).partition("\n")[0], 120, placeholder=" ...")
-            layer = _named(module.net, tasks, under_way, batched=backend.loop == "vmap")
+            layer = _named(module.net, tasks, under_way, batched=backend.batched)
             raise ConfigError(f"{layer} can't be differentiated as it is ({reason}); try {remedy}") from error
     return flatten(grads.values())
 

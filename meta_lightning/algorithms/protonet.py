@@ -67,9 +67,10 @@ class ProtoNetModule(MetaModule):
                 near = self.scale * nearness(queries, points, self.distance)
                 return near.masked_fill(counts == 0, -torch.inf)
 
-        batched = self.backend.loop == "vmap"
-        inputs = task.support.x, task.query.x
-        return norm.predict_jointly(self.net, under(params, "net."), *inputs, self.batch_norm, scores, batched=batched)
+        inputs, net_params = (task.support.x, task.query.x), under(params, "net.")
+        return norm.predict_jointly(
+            self.net, net_params, *inputs, self.batch_norm, scores, batched=self.backend.batched
+        )
 
 
 def _at_least_float32(features: Tensor) -> Tensor:

@@ -32,6 +32,11 @@ class EpisodeNorm(nn.Module):
 
     Args:
         norm: The layer to take weight, bias and epsilon from.
+
+    Attributes:
+        rows: Of how many rows, from the first, the statistics are taken; None for all.
+        fused: Scale and offset inside of the kernel: fewer passes over memory, but never for second derivatives under
+            vmap, which would be wrong.
     """
 
     def __init__(self, norm: _BatchNorm) -> None:
@@ -40,9 +45,12 @@ class EpisodeNorm(nn.Module):
         self.weight = norm.weight
         self.bias = norm.bias
         self.rows: int | None = None
+        self.fused = False
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalises ``x`` ``[examples, channels, ...]`` per channel."""
+        if self.rows is None and self.fused:
+            return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
         if self.rows is None:
             normal = F.batch_norm(x, None, None, training=True, eps=self.eps)
         else:
@@ -103,6 +111,23 @@ def _statistics_of_first(net: nn.Module, rows: int) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.rows = None
+
+
+def fuse(net: nn.Module, *, on: bool) -> None:
+    """Has a net's layers take the fused kernel or not, see `EpisodeNorm`."""
+    for module in net.modules():
+        if isinstance(module, EpisodeNorm):
+            module.fused = on
+
+
+@contextmanager
+def fused(net: nn.Module) -> Iterator[None]:
+    """Has a net's layers take the fused kernel for a while."""
+    fuse(net, on=True)
+    try:
+        yield
+    finally:
+        fuse(net, on=False)
 
 
 def predict(

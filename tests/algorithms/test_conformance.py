@@ -8,6 +8,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from meta_lightning.algorithms import MetaModule
+from meta_lightning.functional.tasks import Backend, Loop
 from meta_lightning.nets import Conv4
 from meta_lightning.types import Examples, Task
 
@@ -67,7 +68,15 @@ def test_meta_gradient_is_that_of_the_mean_over_tasks_by_finite_differences(case
 @every_case
 @pytest.mark.usefixtures("_double")
 @pytest.mark.parametrize(
-    "backend", [{"task_chunk": 2}, {"task_chunk": 4}, {"task_loop": "loop"}], ids=["chunks", "ragged chunks", "loop"]
+    "backend",
+    [
+        {"task_chunk": 2},
+        {"task_chunk": 4},
+        {"task_loop": "loop"},
+        {"task_loop": "split"},
+        {"task_loop": "split", "task_chunk": 4},
+    ],
+    ids=["chunks", "ragged chunks", "loop", "split", "split, ragged chunks"],
 )
 @pytest.mark.parametrize("batch_norm", ["transductive", "inductive", "support_plus_one"])
 def test_chunks_and_loop_give_the_gradient_of_vmap(case: Case, backend: dict, batch_norm: str) -> None:
@@ -114,14 +123,16 @@ def test_the_ends_of_the_curve_alone_are_those_of_the_whole(case: Case) -> None:
 
 
 @every_case
-def test_compiled_meta_step_gives_the_same_gradient(case: Case) -> None:
+@pytest.mark.parametrize("loop", ["vmap", "loop"])
+def test_compiled_meta_step_gives_the_same_gradient(case: Case, loop: Loop) -> None:
     torch.manual_seed(0)
     module, tasks = case.make(case.problem.net()), case.problem.tasks()
     arguments = module.learnable(), dict(module.named_buffers()), tasks, torch.tensor(0)
     # This backend runs the compiler's tracing and its functionalised graph, but not the slow code generation.
     torch.compiler.reset()  # every case compiles the same function anew, and the compiler counts
-    compiled = torch.compile(module.meta_step, backend="aot_eager", fullgraph=True)
-    torch.testing.assert_close(flat(compiled(*arguments)[0]), flat(module.meta_step(*arguments)[0]))
+    expected = flat(module.meta_step(*arguments)[0])
+    module.use(Backend(loop), compiler="aot_eager")
+    torch.testing.assert_close(flat(module.meta_step(*arguments)[0]), expected)
 
 
 def trainer(steps: int) -> Trainer:

@@ -46,14 +46,14 @@ class Witness(Callback):
         self.episodes += tasks.index.tolist()
 
     def on_train_start(self, trainer: Trainer, module: MetaModule) -> None:
-        step = module._run_meta_step
+        step = module.meta_step
 
         def run(*arguments: Any) -> Any:
             if trainer.global_step == self.at and self.how == "exception":
                 raise RuntimeError("cut")
             return step(*arguments)
 
-        module._run_meta_step = run
+        module.meta_step = run
 
     def on_validation_end(self, trainer: Trainer, module: MetaModule) -> None:
         self.values += [(trainer.global_step, name, value.item()) for name, value in trainer.callback_metrics.items()

@@ -1,0 +1,73 @@
+"""The pieces of work that are timed: a net, a meta-batch, and an inner loop, the same for every library."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from meta_lightning.nets import MLP, Conv4
+from meta_lightning.types import Examples, Task
+
+
+class Work(NamedTuple):
+    """One meta-step of second-order MAML.
+
+    Attributes:
+        title: For tables.
+        net: Makes the net.
+        tasks: How many tasks a meta-batch has.
+        shots: Support examples of a task (per class where there are classes).
+        queries: Query examples, likewise.
+        inner_lr: Inner rate.
+        inner_steps: Adaptation steps.
+        ways: Classes; None for regression.
+    """
+
+    title: str
+    net: Callable[[], nn.Module]
+    tasks: int
+    shots: int
+    queries: int
+    inner_lr: float
+    inner_steps: int
+    ways: int | None = None
+
+
+def _sinusoid_net() -> nn.Module:
+    return MLP(1, 1, hidden=[40, 40])
+
+
+def _omniglot_net() -> nn.Module:
+    return Conv4(5, in_channels=1, width=64, downsample="stride")
+
+
+WORKS = {
+    "sinusoid": Work("sinusoid MLP 40-40, 25 tasks, 10-shot, 1 step", _sinusoid_net, 25, 10, 10, 0.01, 1),
+    "sinusoid_5_steps": Work("sinusoid MLP 40-40, 100 tasks, 10-shot, 5 steps", _sinusoid_net, 100, 10, 10, 0.01, 5),
+    "omniglot": Work("Omniglot conv4-64, 32 tasks, 5w1s, 1 query a class", _omniglot_net, 32, 1, 1, 0.4, 1, 5),
+    "omniglot_15_queries": Work(
+        "Omniglot conv4-64, 32 tasks, 5w1s, 15 queries a class", _omniglot_net, 32, 1, 15, 0.4, 1, 5
+    ),
+}
+
+
+def make_tasks(work: Work) -> Task:
+    """A meta-batch of noise in the work's shapes: its content does not matter to the clock."""
+    generator = torch.Generator().manual_seed(0)
+
+    def examples(each: int) -> Examples:
+        if work.ways is None:
+            x = 10 * torch.rand(work.tasks, each, 1, generator=generator) - 5
+            return Examples(x, torch.sin(x))
+        x = torch.rand(work.tasks, each * work.ways, 1, 28, 28, generator=generator)
+        return Examples(x, torch.arange(work.ways).repeat_interleave(each).expand(work.tasks, -1).contiguous())
+
+    return Task(examples(work.shots), examples(work.queries), torch.arange(work.tasks))
+
+
+def make_net(work: Work) -> nn.Module:
+    """The net, the same weights each time."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return work.net()
