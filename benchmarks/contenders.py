@@ -1,5 +1,6 @@
 """One meta-step by each library, as its own documentation writes it."""
 
+import importlib
 import importlib.util
 import sys
 import types
@@ -57,13 +58,13 @@ def plain_loop(work: Work) -> Contender:
         net.zero_grad()
         start = dict(net.named_parameters())
         for sx, sy, qx, qy in _each(tasks):
-            fast = start
+            fast: dict[str, Tensor] = {**start}
             for _ in range(work.inner_steps):
                 support_loss = loss(functional_call(net, fast, (sx,)), sy)
                 grads = torch.autograd.grad(support_loss, [*fast.values()], create_graph=True)
                 moved = [value - work.inner_lr * grad for value, grad in zip(fast.values(), grads, strict=True)]
                 fast = dict(zip(fast, moved, strict=True))
-            (loss(functional_call(net, fast, (qx,)), qy) / work.tasks).backward()
+            torch.autograd.backward(loss(functional_call(net, fast, (qx,)), qy) / work.tasks)
         return _gradient_of(net)
 
     return meta_step
@@ -72,7 +73,7 @@ def plain_loop(work: Work) -> Contender:
 def higher(work: Work) -> Contender:
     """`higher.innerloop_ctx`, a task at a time."""
     with warnings.catch_warnings(action="ignore"):
-        import higher as library
+        library: Any = importlib.import_module("higher")
     net, tasks, loss = make_net(work), make_tasks(work), _loss(work)
     inner = torch.optim.SGD(net.parameters(), lr=work.inner_lr)
 
@@ -82,7 +83,7 @@ def higher(work: Work) -> Contender:
             with library.innerloop_ctx(net, inner, copy_initial_weights=False) as (fast, optimizer):
                 for _ in range(work.inner_steps):
                     optimizer.step(loss(fast(sx), sy))
-                (loss(fast(qx), qy) / work.tasks).backward()
+                torch.autograd.backward(loss(fast(qx), qy) / work.tasks)
         return _gradient_of(net)
 
     return meta_step
@@ -90,18 +91,18 @@ def higher(work: Work) -> Contender:
 
 def torchopt(work: Work) -> Contender:
     """`torchopt.MetaSGD`, a task at a time."""
-    import torchopt as library
+    library: Any = importlib.import_module("torchopt")
 
     net, tasks, loss = make_net(work), make_tasks(work), _loss(work)
     inner = library.MetaSGD(net, lr=work.inner_lr)
-    start = [library.extract_state_dict(part, by="reference") for part in (net, inner)]
+    start: list[Any] = [library.extract_state_dict(part, by="reference") for part in (net, inner)]
 
     def meta_step() -> Params:
         net.zero_grad()
         for sx, sy, qx, qy in _each(tasks):
             for _ in range(work.inner_steps):
                 inner.step(loss(net(sx), sy))
-            (loss(net(qx), qy) / work.tasks).backward()
+            torch.autograd.backward(loss(net(qx), qy) / work.tasks)
             for part, state in zip((net, inner), start, strict=True):
                 library.recover_state_dict(part, state)
         return _gradient_of(net)
@@ -121,7 +122,7 @@ def learn2learn(work: Work, folder: Path) -> Contender:
             fast = maml.clone()
             for _ in range(work.inner_steps):
                 fast.adapt(loss(fast(sx), sy))
-            (loss(fast(qx), qy) / work.tasks).backward()
+            torch.autograd.backward(loss(fast(qx), qy) / work.tasks)
         return _gradient_of(net)
 
     return meta_step
@@ -161,7 +162,7 @@ def parallel_metalearn(work: Work, backend: str) -> Contender:
 
     from meta_lightning.functional.norm import use_episode_statistics
 
-    class Loss(BaseLoss):
+    class Loss(BaseLoss):  # type: ignore[misc]  # metalearn ships no types
         def forward(self, out_dict: Any, targets: Tensor, **_: Any) -> tuple[Tensor, Tensor]:
             value = _loss(work)(out_dict["logits"], targets)
             return value, value.detach()

@@ -22,6 +22,7 @@ class Work(NamedTuple):
         inner_lr: Inner rate.
         inner_steps: Adaptation steps.
         ways: Classes; None for regression.
+        dtype: Of weights and inputs.
     """
 
     title: str
@@ -32,6 +33,7 @@ class Work(NamedTuple):
     inner_lr: float
     inner_steps: int
     ways: int | None = None
+    dtype: torch.dtype = torch.float32
 
 
 def _sinusoid_net() -> nn.Module:
@@ -58,9 +60,9 @@ def make_tasks(work: Work) -> Task:
 
     def examples(each: int) -> Examples:
         if work.ways is None:
-            x = 10 * torch.rand(work.tasks, each, 1, generator=generator) - 5
+            x = 10 * torch.rand(work.tasks, each, 1, generator=generator, dtype=work.dtype) - 5
             return Examples(x, torch.sin(x))
-        x = torch.rand(work.tasks, each * work.ways, 1, 28, 28, generator=generator)
+        x = torch.rand(work.tasks, each * work.ways, 1, 28, 28, generator=generator, dtype=work.dtype)
         return Examples(x, torch.arange(work.ways).repeat_interleave(each).expand(work.tasks, -1).contiguous())
 
     return Task(examples(work.shots), examples(work.queries), torch.arange(work.tasks))
@@ -70,4 +72,4 @@ def make_net(work: Work) -> nn.Module:
     """The net, the same weights each time."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return work.net()
+        return work.net().to(work.dtype)

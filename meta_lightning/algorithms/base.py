@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from meta_lightning.algorithms.adopt import adopt
-from meta_lightning.algorithms.compiling import ChunkStep, choose_backend, compiled
+from meta_lightning.algorithms.compiling import COMPILER, ChunkStep, Compiler, choose_backend, compiled
 from meta_lightning.algorithms.evaluation import CurveOf, averages, before_adaptation, measure
 from meta_lightning.algorithms.outer import check_limits, outer_settings, plain, reseed, schedule, update
 from meta_lightning.algorithms.reduce import average_over_ranks, check_trainer, diverged
@@ -195,7 +195,7 @@ class MetaModule(LightningModule, ABC):
         """`meta_step` of tasks that are taken at once, with what their objectives return beside the scalar."""
         return chunk_gradient(lambda at, task: self.objective(at, buffers, task, step), params, chunk, self.backend)
 
-    def use(self, backend: Backend, *, compiler: str | None = None) -> None:
+    def use(self, backend: Backend, *, compiler: Compiler | None = None) -> None:
         """Maps over tasks in another way from now on, compiled by a backend of `torch.compile` if one is named."""
         self.backend = backend
         norm.fuse(self.net, on=not backend.batched)
@@ -238,7 +238,7 @@ class MetaModule(LightningModule, ABC):
     def on_fit_start(self) -> None:
         """Compiles now: the net is on its device, and what checked copies of it is done."""
         if self.compile_in_fit:
-            self.use(self.backend, compiler="inductor")
+            self.use(self.backend, compiler=COMPILER)
 
     def on_train_start(self) -> None:
         """On a resume, the optimizer's settings are this run's and not the checkpoint's."""

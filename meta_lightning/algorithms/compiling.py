@@ -1,6 +1,8 @@
 """The compiled meta-step: one call to `torch.compile`, with what a person waits for said."""
 
 import time
+from collections.abc import Callable
+from textwrap import shorten
 from typing import Any, Protocol
 
 import torch
@@ -10,6 +12,10 @@ from torch import Tensor
 from meta_lightning.errors import ConfigError
 from meta_lightning.functional.tasks import Backend, Loop
 from meta_lightning.types import Buffers, Params, Task
+
+# A backend of `torch.compile`, by name or itself.
+Compiler = str | Callable[..., Any]
+COMPILER: Compiler = "inductor"
 
 
 class ChunkStep(Protocol):
@@ -34,7 +40,7 @@ def choose_backend(task_loop: Loop, task_chunk: int | None, *, compile: bool) ->
     return Backend(task_loop, task_chunk)
 
 
-def compiled(chunk_step: ChunkStep, backend: str = "inductor") -> ChunkStep:
+def compiled(chunk_step: ChunkStep, backend: Compiler = COMPILER) -> ChunkStep:
     """Compiles the meta-step of tasks that are taken at once, when it is first called with tasks of a shape.
 
     What it reads of the module (settings, layers) must not change afterwards: only tensors are guarded, since looking
@@ -70,9 +76,10 @@ def compiled(chunk_step: ChunkStep, backend: str = "inductor") -> ChunkStep:
         except RuntimeError as error:
             if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
                 raise
-            reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            reason = shorten(" ".join(lines[:2]), 150)
             raise ConfigError(
-                f"model.compile: the meta-step can't be compiled here ({reason[:150]}); set model.compile to false"
+                f"model.compile: the meta-step can't be compiled here ({reason}); set model.compile to false"
             ) from error
         rank_zero_info(f"Compiled in {time.perf_counter() - started:.0f} s")
         known.add(chunk.query.x.shape)

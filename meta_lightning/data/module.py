@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -52,11 +52,12 @@ class EpisodicDataModule(LightningDataModule):
         eval_seed: Seed of the validation and test episodes, apart from ``seed``: models trained with different seeds
             are judged on the same episodes.
         num_workers: Processes that make meta-batches ahead of time.
+        device_cache: Keep pictures on the device that trains, where meta-batches are then cut: none waits for a copy.
         episodes: A manifest that the command ``episodes`` wrote: its validation or test episodes are replayed, whatever
             ``eval_seed`` is.
 
     Raises:
-        ConfigError: If a count is below 1.
+        ConfigError: If a count is below 1, or ``device_cache`` goes with worker processes.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class EpisodicDataModule(LightningDataModule):
         seed: int | None = None,
         eval_seed: int = 0,
         num_workers: int = 0,
+        device_cache: bool = False,
         episodes: Path | None = None,
     ) -> None:
         super().__init__()
@@ -87,6 +89,11 @@ class EpisodicDataModule(LightningDataModule):
         for key, value in {"seed": seed, "eval_seed": eval_seed, "num_workers": num_workers}.items():
             if value is not None and not 0 <= value < 2**32:
                 raise ConfigError(f"data.{key} is {value}; expected 0 or more")
+        if device_cache and num_workers:
+            raise ConfigError(
+                f"data.num_workers is {num_workers}, but worker processes can't cut from a device: "
+                "set it to 0, or data.device_cache to false"
+            )
         self.source = source
         self.eval_shape = EpisodeShape(ways, shots, queries)
         self.train_shape = EpisodeShape(train_ways or ways, train_shots or shots, train_queries or queries)
@@ -97,6 +104,7 @@ class EpisodicDataModule(LightningDataModule):
         self.seed = seed or 0
         self.eval_seed = eval_seed
         self.num_workers = num_workers
+        self._device_cache = device_cache
         self._families: dict[Split, Family] = {}
         self._manifest = None if episodes is None else read_manifest(episodes)
 
@@ -161,6 +169,7 @@ class EpisodicDataModule(LightningDataModule):
         trainer = self.trainer
         assert trainer is not None
         self.check_shares("fit", trainer.world_size)
+        self._cache("train", trainer)
         batches = MetaBatches(self._draws("train"), self.meta_batch_size, trainer.global_rank, trainer.world_size)
         length = trainer.max_steps if trainer.max_steps > 0 else _ENDLESS
         return self._loader(batches, ResumingSampler(length, lambda: trainer.global_step))
@@ -216,6 +225,10 @@ class EpisodicDataModule(LightningDataModule):
         seed = self.seed if split == "train" else self.eval_seed
         return partial(draw, self._families[split], seed, split, self._shape(split))
 
+    def _cache(self, split: Split, trainer: Trainer) -> None:
+        if self._device_cache:
+            self._families[split].to(trainer.strategy.root_device)
+
     def _shape(self, split: Split) -> EpisodeShape:
         return self.train_shape if split == "train" else self.eval_shape
 
@@ -223,6 +236,7 @@ class EpisodicDataModule(LightningDataModule):
         trainer = self.trainer
         assert trainer is not None
         self.check_shares("test" if split == "test" else "validate", trainer.world_size)
+        self._cache(split, trainer)
         batches = MetaBatches(self._draws(split), self.eval_batch_size, trainer.global_rank, trainer.world_size, tasks)
         return self._loader(batches, ResumingSampler(-(-tasks // self.eval_batch_size), lambda: 0))
 
@@ -233,5 +247,5 @@ class EpisodicDataModule(LightningDataModule):
             sampler=sampler,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=torch.cuda.is_available() and not self._device_cache,
         )

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from meta_lightning.types import EpisodeShape, Split, Task
@@ -31,6 +32,9 @@ class Family(Protocol):
         Raises:
             ConfigError: If there is no such thing in this family.
         """
+
+    def to(self, device: torch.device) -> None:
+        """Keeps what tasks are cut from on a device, from now on; a source that keeps nothing does nothing."""
 
     def preprocess(self, x: Tensor) -> Tensor:
         """Stored inputs to what a net takes; runs on the device, on ``[tasks, examples, *shape]``."""

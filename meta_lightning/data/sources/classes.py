@@ -45,6 +45,10 @@ class LabelledImages:
     def _classes(self) -> int:
         return len(self.names) * (4 if self._rotations == "as_classes" else 1)
 
+    def to(self, device: torch.device) -> None:
+        """Keeps the pictures on a device: meta-batches are cut there."""
+        self.images, self._turned = self.images.to(device), self._turned.to(device)
+
     def check(self, shape: EpisodeShape) -> None:
         """An episode needs ``ways`` classes, and ``shots + queries`` examples in each."""
         if shape.ways is None:
@@ -78,9 +82,10 @@ class LabelledImages:
         return self._build(*self._members(keys, shape), shape, keys)
 
     def _build(self, classes: Tensor, turns: Tensor, examples: Tensor, shape: EpisodeShape, index: Tensor) -> Task:
-        images = self.images[classes[..., None], examples]
+        device = self.images.device
+        images = self.images[classes[..., None].to(device), examples.to(device)]
         if self._rotations != "none":
-            order = self._turned[turns][:, :, None, None].expand(*images.shape[:-2], -1)
+            order = self._turned[turns.to(device)][:, :, None, None].expand(*images.shape[:-2], -1)
             images = images.flatten(-2).gather(-1, order).view_as(images)
         labels = torch.arange(classes.shape[1])[None, :, None].expand(examples.shape)
 

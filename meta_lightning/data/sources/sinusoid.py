@@ -56,6 +56,9 @@ class _Sinusoids:
         if shape.ways is not None:
             raise ConfigError(f"data.ways is {shape.ways}, but sinusoids have no classes; leave data.ways out")
 
+    def to(self, device: torch.device) -> None:
+        """Nothing is kept: functions are made from their numbers."""
+
     def _numbers(self, keys: Tensor, shape: EpisodeShape) -> tuple[Tensor, Tensor, Tensor]:
         """Amplitude and phase ``[tasks, 1]``, and inputs ``[tasks, examples]``, from one stream per task."""
         unit = random.uniform(keys, 2 + shape.shots + shape.queries)

@@ -1,0 +1,120 @@
+"""One meta-step of second-order MAML, by this library and by others, in one process and in turns.
+
+Before anything is timed, every contender's meta-gradient is compared with that of a plain loop, in double precision.
+
+    pip install -c constraints.txt -e ".[test,benchmarks]"
+    python -m benchmarks.peers --learn2learn FOLDER_WITH_ITS_SOURCE
+"""
+
+import argparse
+import platform
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import contenders
+from benchmarks.contenders import Contender
+from benchmarks.work import WORKS, Work
+from meta_lightning.timing import interleaved
+from meta_lightning.types import Params
+
+# Ours, by what the command line of a run would say.
+_OURS: dict[str, dict[str, Any]] = {
+    "ours: vmap": {},
+    "ours: loop": {"loop": "loop"},
+    "ours: split": {"loop": "split"},
+    "ours: vmap, compiled": {"compile": True},
+    "ours: vmap, chunks of 4, compiled": {"chunk": 4, "compile": True},
+    "ours: loop, compiled": {"loop": "loop", "compile": True},
+}
+# How far a meta-gradient in double precision may lie from the plain loop's, relative to its norm.
+_AGREES = 1e-8
+
+
+def _makers(learn2learn: Path | None, *, compile: bool) -> dict[str, Callable[[Work], Contender]]:
+    """Every contender's constructor by name, the other libraries first."""
+    makers: dict[str, Callable[[Work], Contender]] = {
+        "plain torch loop": contenders.plain_loop,
+        "higher": contenders.higher,
+        "torchopt": contenders.torchopt,
+        "parallel-metalearn: sequential": partial(contenders.parallel_metalearn, backend="sequential"),
+        "parallel-metalearn: vmap": partial(contenders.parallel_metalearn, backend="vmap"),
+    }
+    if learn2learn is not None:
+        makers["learn2learn"] = partial(contenders.learn2learn, folder=learn2learn)
+    ours = {name: options for name, options in _OURS.items() if compile or not options.get("compile")}
+    return makers | {name: partial(contenders.ours, **options) for name, options in ours.items()}
+
+
+def distance(found: Params, expected: Params) -> float:
+    """How far two gradients lie apart, relative to the norm of the second."""
+    squares = [((found[name] - value).square().sum(), value.square().sum()) for name, value in expected.items()]
+    apart, size = (torch.stack(column).sum().sqrt() for column in zip(*squares, strict=True))
+    return float(apart / size)
+
+
+def check(work: Work, makers: dict[str, Callable[[Work], Contender]]) -> dict[str, float]:
+    """Each contender's distance from the plain loop's meta-gradient, on four tasks in double precision.
+
+    Raises:
+        SystemExit: If one does not agree: its time would be that of another computation.
+    """
+    small = work._replace(tasks=4, dtype=torch.float64)
+    expected = {name: value.clone() for name, value in makers["plain torch loop"](small)().items()}
+    found = {name: distance(make(small)(), expected) for name, make in makers.items()}
+    for name, apart in found.items():
+        if not apart <= _AGREES:
+            raise SystemExit(f"{work.title}: the meta-gradient of {name} is off by {apart:.1e}; nothing was timed")
+    return found
+
+
+def measure(work: Work, makers: dict[str, Callable[[Work], Contender]], seconds: float) -> dict[str, float]:
+    """Median seconds of a meta-step by contender."""
+    steps = {name: make(work) for name, make in makers.items()}
+    for step in steps.values():
+        step(), step()  # compiles, and fills what is filled once
+    return interleaved(steps, seconds)
+
+
+def table(work: Work, times: dict[str, float]) -> Table:
+    """Times and how often each goes into that of the fastest other library."""
+    others = {name: seconds for name, seconds in times.items() if not name.startswith(("ours", "plain"))}
+    loops = {name: seconds for name, seconds in others.items() if not name.endswith("vmap")}
+    fastest = min(loops, key=lambda name: loops[name])
+    shown = Table(
+        title=work.title,
+        caption=f"times faster than {fastest}, the fastest of the other libraries that loop over tasks",
+    )
+    for heading in ("", "ms a meta-step", "times faster"):
+        shown.add_column(heading, justify="right" if heading else "left")
+    for name, seconds in sorted(times.items(), key=lambda item: -item[1]):
+        shown.add_row(name, f"{1e3 * seconds:.2f}", f"{loops[fastest] / seconds:.2f}")
+    return shown
+
+
+def main() -> None:
+    """Checks, times and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", nargs="+", choices=WORKS, default=[*WORKS], help="which pieces of work")
+    parser.add_argument("--learn2learn", type=Path, help="a folder with the source of learn2learn")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="ours compiled too")
+    parser.add_argument("--seconds", type=float, default=20.0, help="about how long to time each contender")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    makers = _makers(options.learn2learn, compile=options.compile)
+    console = Console()
+    console.print(f"torch {torch.__version__}, {platform.machine()}, {options.threads} threads")
+    for name in options.work:
+        found = check(WORKS[name], makers)
+        console.print(f"{WORKS[name].title}: all meta-gradients within {max(found.values()):.0e} of a plain loop's")
+        console.print(table(WORKS[name], measure(WORKS[name], makers, options.seconds)))
+
+
+if __name__ == "__main__":
+    main()

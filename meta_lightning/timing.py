@@ -1,0 +1,68 @@
+"""Time and memory of functions: medians of interleaved rounds, and the peak of what is allocated."""
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from statistics import median
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+# Rounds that a median is taken of, at least and at most.
+_FEWEST, _MOST = 3, 100
+
+
+def interleaved(
+    functions: Mapping[str, Callable[[], Any]], seconds: float, device: torch.device | None = None
+) -> dict[str, float]:
+    """Median seconds of each function, taken in turns: whatever else the machine does meets all of them.
+
+    Args:
+        functions: What to time, by name; called before, so that what is done once is done.
+        seconds: About how long to go on for each function.
+        device: Where they run: the clock waits for a GPU.
+    """
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    began = time.perf_counter()
+    rounds = 0
+    while functions and rounds < _MOST and (rounds < _FEWEST or time.perf_counter() - began < seconds * len(functions)):
+        for name, function in functions.items():
+            started = time.perf_counter()
+            function()
+            wait_for(device)
+            times[name].append(time.perf_counter() - started)
+        rounds += 1
+    return {name: median(taken) for name, taken in times.items()}
+
+
+def wait_for(device: torch.device | None) -> None:
+    """Waits until a GPU has done what it was asked; a CPU has."""
+    if device is not None and device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak_memory(function: Callable[[], Any], device: torch.device | None = None) -> int:
+    """Bytes that a function has allocated at its peak, beyond what there was.
+
+    Args:
+        function: Called once.
+        device: Where it runs.
+    """
+    if device is not None and device.type == "cuda":
+        wait_for(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        function()
+        wait_for(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else the profiler says on the screen that it starts and stops
+    # The process's own peak would tell of the allocator and of whatever ran before.
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+        function()
+    events: Any = found.profiler.kineto_results.events()
+    allocated = peak = 0
+    for event in sorted((event for event in events if event.name() == "[memory]"), key=lambda event: event.start_ns()):
+        allocated += event.nbytes()
+        peak = max(peak, allocated)
+    return peak

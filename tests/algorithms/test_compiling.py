@@ -1,0 +1,49 @@
+from typing import Any
+
+import pytest
+import torch
+
+from meta_lightning import MAMLModule
+from meta_lightning.algorithms import compiling
+from meta_lightning.errors import ConfigError
+
+from .problems import SINUSOIDS
+from .test_conformance import trainer
+
+
+def fitted(**options: Any) -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    module = MAMLModule(SINUSOIDS.net(), **options)
+    trainer(6).fit(module, datamodule=SINUSOIDS.data())
+    return module.state_dict()
+
+
+def test_fit_compiles_once_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(compiling, "rank_zero_info", said.append)
+    torch.compiler.reset()
+    monkeypatch.setattr("meta_lightning.algorithms.base.COMPILER", "aot_eager")
+    torch.testing.assert_close(fitted(compile=True), fitted())
+    assert len(said) == 2
+    assert said[0].startswith("Compiling the meta-step of 4 tasks at once: ")
+    assert said[1].startswith("Compiled in ")
+
+
+def test_compile_does_not_go_with_split() -> None:
+    with pytest.raises(ConfigError, match=r"model\.compile is true and model\.task_loop split"):
+        MAMLModule(SINUSOIDS.net(), compile=True, task_loop="split")
+
+
+def test_what_can_not_be_compiled_is_told_in_a_line() -> None:
+    def broken(graph: object, inputs: object) -> None:
+        raise RuntimeError("no compiler")
+
+    module = MAMLModule(SINUSOIDS.net())
+    module.use(module.backend, compiler=broken)
+    arguments = module.learnable(), {}, SINUSOIDS.tasks(), torch.tensor(0)
+    with pytest.raises(
+        ConfigError, match=r"model\.compile: the meta-step can't be compiled here \(.*no compiler"
+    ) as error:
+        module.meta_step(*arguments)
+    assert "\n" not in str(error.value)
+    assert "set model.compile to false" in str(error.value)
