@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from meta_lightning.errors import ConfigError
-from meta_lightning.report import mean_and_interval
+from meta_lightning.report import in_unit
+from meta_lightning.statistics import mean_and_interval
 
 
 class Comparison(NamedTuple):
@@ -78,15 +79,18 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _table(reports: list[dict[str, Any]], found: Comparison) -> Table:
-    unit = "{:.2%}" if found.metric == "accuracy" else "{:.3f}"
     table = Table(title=f"{found.tasks} tasks, episodes {reports[0]['episode_hash']}")
     for heading in ("", found.metric, "95 % interval"):
         table.add_column(heading, justify="right" if heading else "left")
     for report in reports:
         name = f"{report['algorithm']}: {report['checkpoint']}"
-        table.add_row(name, unit.format(report["mean"]), f"± {unit.format(report['ci95'])}")
+        table.add_row(name, in_unit(found.metric, report["mean"]), f"± {in_unit(found.metric, report['ci95'])}")
     table.add_section()
-    table.add_row("second less first, task by task", unit.format(found.difference), f"± {unit.format(found.ci95)}")
+    table.add_row(
+        "second less first, task by task",
+        in_unit(found.metric, found.difference),
+        f"± {in_unit(found.metric, found.ci95)}",
+    )
     even = found.tasks - found.better - found.worse
     table.caption = f"The second is better on {found.better} tasks, worse on {found.worse}, even on {even}."
     return table
