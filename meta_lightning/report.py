@@ -118,7 +118,7 @@ def screen_table(title: str | None, headings: Sequence[str], rows: Iterable[Sequ
     """A table for the screen, aligned to the right."""
     table = Table(title=title)
     for heading in headings:
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", overflow="fold")  # the end of a path tells it from others
     for row in rows:
         table.add_row(*row)
     return table

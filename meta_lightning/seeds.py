@@ -207,7 +207,7 @@ def _rows(found: SeedsReport) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         for of in found.checkpoints
     ]
     rows.append(row("mean", "", found.mean, found.ci95_over_tasks))
-    return ("training seed", "meta-steps", found.metric, "95 % interval over tasks", "checkpoint"), rows
+    return ("seed", "meta-steps", found.metric, "95 % over tasks", "checkpoint"), rows
 
 
 def _circumstances(found: SeedsReport) -> list[str]:
