@@ -162,13 +162,17 @@ def _thinned(curve: list[StepFigure]) -> list[StepFigure]:
     return [at for at in curve if last <= 12 or at.step in (0, 1, 2, 5, last) or at.step % 10 == 0]
 
 
+def episode(ways: int | None, shots: int, queries: int) -> str:
+    """The shape of an episode in words."""
+    of_class = " a class" if ways else ""
+    return f"{f'{ways}-way ' if ways else ''}{shots}-shot, {queries} {'query' if queries == 1 else 'queries'}{of_class}"
+
+
 def protocol(report: Report) -> dict[str, str]:
     """The circumstances that a figure means nothing without."""
-    ways = f"{report.ways}-way " if report.ways else ""
-    queries = f"{report.queries} {'query' if report.queries == 1 else 'queries'}{' a class' if report.ways else ''}"
     trained = {} if report.trained_on in (None, report.source) else {"trained on": str(report.trained_on)}
     return {
-        "tasks": f"{report.tasks} of {ways}{report.shots}-shot, {queries}; interval over tasks",
+        "tasks": f"{report.tasks} of {episode(report.ways, report.shots, report.queries)}; interval over tasks",
         "batch norm": report.batch_norm,
         "data": report.source,
         **trained,

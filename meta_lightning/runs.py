@@ -14,8 +14,6 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from meta_lightning.errors import ConfigError
 from meta_lightning.files import is_file
 
-_NUMBERS = re.compile(r"(\d+)")
-
 
 @rank_zero_only
 def say(text: str) -> None:
@@ -88,9 +86,8 @@ def find_checkpoints(wanted: str | list[str], runs: Path) -> list[Path]:
     """
     found: list[Path] = []
     for name in [wanted] if isinstance(wanted, str) else wanted:
-        found += (
-            _matching(name) if set("*?[") & set(name) and not is_file(Path(name)) else [find_checkpoint(name, runs)]
-        )
+        matches = set("*?[") & set(name) and not is_file(Path(name))
+        found += _matching(name) if matches else [find_checkpoint(name, runs)]
     if not found:
         raise ConfigError("--ckpt_path is an empty list; expected last, best or paths of checkpoints")
     seen: set[Path] = set()
@@ -110,9 +107,11 @@ def _matching(pattern: str) -> list[Path]:
         raise ConfigError(f"--ckpt_path {pattern} is no pattern ({error}); expected paths of checkpoints") from error
     if not files:
         raise ConfigError(f"--ckpt_path {pattern} matches no file; expected the path of a checkpoint, or last or best")
-    return sorted(
-        files, key=lambda file: [int(part) if part.isdecimal() else part for part in _NUMBERS.split(str(file))]
-    )
+    return sorted(files, key=_as_counted)
+
+
+def _as_counted(path: Path) -> list[int | str]:
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(path))]
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from meta_lightning.functional import losses, norm
 from meta_lightning.functional.prototypes import nearest_class_mean
 from meta_lightning.functional.tasks import map_tasks
 from meta_lightning.report import Report, to_scalars, to_screen, write
-from meta_lightning.runs import read_checkpoint, run_folder, trained
+from meta_lightning.runs import Trained, read_checkpoint, run_folder, trained
 from meta_lightning.types import Metrics, Task
 
 
@@ -112,9 +112,21 @@ class TestReport(Callback):
         folder = run_folder(checkpoint) if checkpoint else Path(log_dir or ".")
         folder.mkdir(parents=True, exist_ok=True)
         write(self.report, folder)
-        data = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning's connectors
-        (folder / "model_card.md").write_text(to_card(self.report, pl_module.settings(), data.state_dict()))
+        (folder / "model_card.md").write_text(_card(self.report, trainer, pl_module, of_training))
         print(f"Report: {folder / 'test_report.md'}, test_report.json and model_card.md")
+
+
+def _card(report: Report, trainer: Trainer, module: MetaModule, memory: Trained | None) -> str:
+    data = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning's connectors
+    sizes = [param.numel() for param in module.net.parameters()]
+    return to_card(
+        report,
+        memory or Trained(0, module.step_seed, module.settings(), data.state_dict()),
+        module.settings(),
+        paper=(type(module).__doc__ or "").strip().partition("\n")[0],
+        net=f"{module.net}\n{sum(sizes):,} parameters",
+        fixed_ways=report.ways if module.net_predicts else None,
+    )
 
 
 @contextmanager
