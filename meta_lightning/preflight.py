@@ -31,6 +31,8 @@ def check_run(
     data.prepare_data()
     data.setup(stage)
     data.check_shares(stage, trainer.world_size)
+    if data.replayed is not None and stage in ("validate", "test") and not stage.startswith(data.replayed):
+        say(f"Note: data.episodes holds {data.replayed} episodes; this {stage} draws its own from data.eval_seed")
     logged = probe(model, data.sample(stage))
     if stage == "fit":
         _check_monitor(trainer, [f"val/{name}" for name in logged])

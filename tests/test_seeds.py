@@ -86,16 +86,16 @@ def test_a_list_gives_each_its_own_report_and_the_spread_over_seeds(
 
 
 def test_a_pattern_counts_as_people_do_and_nothing_unrelated_is_overwritten(test: list[str]) -> None:
-    best(2).parents[1].rename(RUNS / "version_10")
+    best(1).parents[1].rename(RUNS / "version_10")
     shutil.move(RUNS / "version_3", "elsewhere")
     pattern = f"--ckpt_path={RUNS}/version_*/checkpoints/best.ckpt"
     for _ in range(2):  # again is the same, and takes its place
         assert main([*test, pattern]) == 0
     found = json.loads((RUNS / "test_seeds.json").read_text())
-    assert [Path(of["checkpoint"]).parts[-3] for of in found["checkpoints"]] == ["version_0", "version_1", "version_10"]
+    assert [Path(of["checkpoint"]).parts[-3] for of in found["checkpoints"]] == ["version_0", "version_2", "version_10"]
     before = (RUNS / "test_seeds.json").read_bytes()
     assert main([*test, pattern, "--data.eval_seed=5"]) == 0
-    assert main([*test, f"--ckpt_path=[{best(0)},{best(1)}]"]) == 0
+    assert main([*test, f"--ckpt_path=[{best(0)},{best(2)}]"]) == 0
     assert (RUNS / "test_seeds.json").read_bytes() == before
     others = [json.loads((RUNS / f"test_seeds_{number}.json").read_text()) for number in (2, 3)]
     assert [len(other["checkpoints"]) for other in others] == [3, 2]

@@ -64,7 +64,7 @@ def read_manifest(path: Path) -> Manifest:
         manifest = Manifest(
             content["source"], content["split"], EpisodeShape(**content["shape"]), list(content["episodes"])
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(
             f"data.episodes: {path} can't be read ({type(error).__name__}: {error}); expected a file that the command "
             "`episodes` wrote"
@@ -74,6 +74,8 @@ def read_manifest(path: Path) -> Manifest:
             f"data.episodes: {path} has hash {found}, but says {content.get('episode_hash')}: its episodes were "
             "changed; write it anew"
         )
+    if manifest.split not in ("val", "test"):
+        raise ConfigError(f"data.episodes: {path} is of split {manifest.split!r}; expected val or test: write it anew")
     return manifest
 
 
@@ -97,7 +99,7 @@ def check_manifest(manifest: Manifest, source: str, shape: EpisodeShape, tasks: 
     if len(manifest.episodes) < tasks:
         raise ConfigError(
             f"data.{manifest.split}_tasks is {tasks}, but the manifest of data.episodes holds "
-            f"{len(manifest.episodes)}; lower it"
+            f"{len(manifest.episodes)}; lower it, or write more"
         )
 
 

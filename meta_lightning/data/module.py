@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -119,6 +119,11 @@ class EpisodicDataModule(LightningDataModule):
             if self._manifest is not None and self._manifest.split == split:
                 tasks = self.val_tasks if split == "val" else self.test_tasks
                 check_manifest(self._manifest, self.source.fingerprint(), self._shape(split), tasks)
+
+    @property
+    def replayed(self) -> Split | None:
+        """The split that a manifest replays, if there is one."""
+        return cast(Split, self._manifest.split) if self._manifest else None
 
     def check_shares(self, stage: str, processes: int) -> None:
         """Refuses tasks that the processes can't share equally: a mean of means is the mean only then.

@@ -17,6 +17,18 @@ SHORT = [
     "--trainer.max_steps=2", "--trainer.val_check_interval=2", "--data.val_tasks=2", "--data.test_tasks=20",
     "--data.meta_batch_size=2", "--data.eval_batch_size=8", "--model.net.width=4", "--trainer.accelerator=cpu",
 ]  # fmt: skip
+QUICK = ["--report.all_batch_norms=false", "--report.baselines=false"]
+FIGURES = (
+    "mean",
+    "ci95",
+    "per_step",
+    "modes",
+    "baselines",
+    "per_task",
+    "worst_tenth",
+    "calibration_error",
+    "bootstrap95",
+)
 
 
 @pytest.fixture(scope="module")
@@ -66,21 +78,8 @@ def test_baselines_are_those_of_their_own_tests(config: list[str], repository: P
 
 
 def test_what_was_not_asked_for_is_not_measured(config: list[str]) -> None:
-    report = report_of(config, "--report.all_batch_norms=false", "--report.baselines=false")
+    report = report_of(config, *QUICK)
     assert report["modes"] == report["baselines"] == {}
-
-
-FIGURES = (
-    "mean",
-    "ci95",
-    "per_step",
-    "modes",
-    "baselines",
-    "per_task",
-    "worst_tenth",
-    "calibration_error",
-    "bootstrap95",
-)
 
 
 def test_a_test_made_again_gives_the_same_bytes(config: list[str]) -> None:
@@ -90,13 +89,13 @@ def test_a_test_made_again_gives_the_same_bytes(config: list[str]) -> None:
 
 
 def test_the_loop_over_tasks_finds_the_same(config: list[str]) -> None:
-    mapped, looped = report_of(config), report_of(config, "--model.task_loop=loop")
+    mapped, looped = report_of(config, *QUICK), report_of(config, *QUICK, "--model.task_loop=loop")
     assert looped["mean"] == pytest.approx(mapped["mean"], abs=1e-6)
     assert looped["per_task"] == pytest.approx(mapped["per_task"], abs=1e-6)
 
 
 def test_tasks_are_kept_one_by_one(config: list[str]) -> None:
-    report = report_of(config)
+    report = report_of(config, *QUICK)
     assert len(report["per_task"]) == report["tasks"] == 20
     assert sum(report["per_task"]) / 20 == pytest.approx(report["mean"], abs=1e-7)
     assert report["worst_tenth"] == pytest.approx(sum(sorted(report["per_task"])[:2]) / 2, abs=1e-7)
@@ -185,8 +184,7 @@ def test_on_omniglot_report_tensorboard_and_json_agree(
     assert main(["test", *config, "--ckpt_path=last"]) == 0
     again = json.loads((run / "test_report.json").read_text())
     assert [json.dumps(again[key]) for key in FIGURES] == [json.dumps(first[key]) for key in FIGURES]
-    quick = ["--report.all_batch_norms=false", "--report.baselines=false"]
-    assert main(["test", *config, *quick, "--ckpt_path=last", "--model.task_loop=loop"]) == 0
+    assert main(["test", *config, *QUICK, "--ckpt_path=last", "--model.task_loop=loop"]) == 0
     looped = json.loads((run / "test_report.json").read_text())
     assert looped["per_task"] == pytest.approx(first["per_task"], abs=1e-6)
     assert looped["mean"] == pytest.approx(first["mean"], abs=1e-6)

@@ -13,7 +13,7 @@ import torch
 
 from meta_lightning.cli import main
 
-from .worker import BY_NAME, COMPARED, EVERY_SEED, SINUSOID, train
+from .worker import BY_NAME, COMPARED, EPISODES, EVERY_SEED, SINUSOID, train
 
 EVERY = [*BY_NAME, "maml, 3 steps, frozen part"]
 
@@ -25,7 +25,8 @@ def two(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
          "-m", "tests.reliability.worker", str(folder)],
-        cwd=repository, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=240,
+        cwd=repository, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "1"}, capture_output=True,
+        text=True, timeout=240,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
@@ -105,3 +106,11 @@ def test_two_processes_test_the_same_tasks_for_each_training_seed(two: Path) -> 
     assert [of["seed"] for of in shared["checkpoints"]] == [of["seed"] for of in alone["checkpoints"]] == [0, 1]
     for key in ("mean", "std_over_seeds", "ci95_over_seeds", "ci95_over_tasks"):
         assert shared[key] == pytest.approx(alone[key], rel=1e-5)
+
+
+def test_episodes_are_written_down_in_the_same_bytes_by_any_process(two: Path) -> None:
+    # Other hash seeds, other numbers of threads, other folders.
+    assert main([*EPISODES, "--output=here.json"]) == 0
+    here = Path("here.json").read_bytes()
+    assert len(json.loads(here)["episodes"]) == 50
+    assert here == (two / "episodes_0.json").read_bytes() == (two / "episodes_1.json").read_bytes()
