@@ -11,7 +11,7 @@ from torchmetrics.functional.classification import binary_calibration_error
 _BINS = 15
 
 # The bootstrap: resamples, their seed (a report made again is the same), and how many values are drawn at once.
-_RESAMPLES, _SEED, _AT_ONCE = 4_000, 0, 2**20
+_RESAMPLES, _SEED, _AT_ONCE = 4_000, 0, 2**18
 
 
 @dataclass(frozen=True)
@@ -82,11 +82,10 @@ def bootstrap_interval(values: Tensor, resamples: int = _RESAMPLES) -> tuple[flo
         return float("nan"), float("nan")
     generator = torch.Generator().manual_seed(_SEED)
     values, rows = values.double(), max(1, _AT_ONCE // count)
-    means = [
-        values[torch.randint(count, (min(rows, resamples - start), count), generator=generator)].mean(1)
-        for start in range(0, resamples, rows)
-    ]
-    low, high = torch.cat(means).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    means = torch.empty(resamples, dtype=torch.float64)
+    for part in torch.split(means, rows):
+        part.copy_(values[torch.randint(count, (len(part), count), generator=generator)].mean(1))
+    low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return low, high
 
 
