@@ -10,7 +10,7 @@ import torch
 
 from meta_lightning import ConfigError, EpisodicDataModule
 from meta_lightning.data import Glyphs, Omniglot
-from meta_lightning.report import mean_and_interval
+from meta_lightning.statistics import mean_and_interval
 
 
 def main(data: EpisodicDataModule) -> float:

@@ -4,7 +4,7 @@ import itertools
 import sys
 import warnings
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from jsonargparse import ArgumentError, Namespace, auto_cli
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -21,8 +21,10 @@ from meta_lightning.errors import ConfigError, DivergedError
 from meta_lightning.explain import explain, of_the_machine
 from meta_lightning.files import is_file
 from meta_lightning.preflight import check_run
-from meta_lightning.runs import find_checkpoint, run_folder, say, version_number
-from meta_lightning.settings import check_nulls, check_sections, check_trainer, link_ways
+from meta_lightning.report import Report
+from meta_lightning.runs import Trained, find_checkpoints, logs_of, run_folder, say, version_number
+from meta_lightning.seeds import check_alike, sum_up
+from meta_lightning.settings import check_evaluated, check_nulls, check_sections, check_trainer, link_ways
 from meta_lightning.yaml_guard import check_yaml
 
 # What a config may name without a module, for messages; anybody's class may be named by its dotted path.
@@ -30,27 +32,6 @@ _CLASSES = {
     key: [name for name in package.__all__ if issubclass(getattr(package, name), kind) and name != kind.__name__]
     for key, package, kind in (("model", algorithms, MetaModule), ("net", nets, nn.Module), ("source", sources, Source))
 }
-
-
-class _Trainer(Trainer):
-    """Lightning's, with the commands that need a config and are not Lightning's: it finds them here by name."""
-
-    def episodes(
-        self,
-        model: LightningModule,
-        datamodule: EpisodicDataModule,
-        split: Literal["val", "test"] = "test",
-        output: Path = Path("episodes.json"),
-    ) -> None:
-        """Write down which classes and examples each evaluation episode consists of.
-
-        Args:
-            model: Not used.
-            datamodule: The episodes.
-            split: Which of them.
-            output: The JSON file, for ``data.episodes``.
-        """
-        commands.write_episodes(datamodule, split, output)
 
 
 class _SaveConfig(SaveConfigCallback):
@@ -121,7 +102,11 @@ class MetaCLI(LightningCLI):
         link_ways(settings)
         if settings.trainer.enable_progress_bar is not False and "ProgressBar" not in str(settings.trainer.callbacks):
             self.trainer_defaults["callbacks"].append(MetaStepProgress())
-        self._resolve_checkpoint(settings)
+        self._checkpoints: list[Path] = []
+        self._memories: list[Trained] = []
+        self._reports: list[Report] = []
+        if self.subcommand != "episodes":
+            self._find_checkpoints()
 
     def instantiate_classes(self) -> None:
         """Makes the objects.
@@ -155,28 +140,40 @@ class MetaCLI(LightningCLI):
             raise ConfigError(f"seed_everything is {seed}; expected a whole number from 0 to {2**32 - 1}")
         super()._set_seed()
 
-    def _resolve_checkpoint(self, settings: Namespace) -> None:
-        if self.subcommand == "episodes":
-            return
-        if settings.untrained and (settings.ckpt_path is not None or self.subcommand == "fit"):
-            raise ConfigError("--untrained true measures the initialisation: leave it out with --ckpt_path or fit")
+    def _find_checkpoints(self) -> None:
+        settings, command = self._settings, str(self.subcommand)
+        check_evaluated(command, settings)
         if settings.ckpt_path is None:
-            if self.subcommand != "fit" and not settings.untrained:
-                raise ConfigError(
-                    f"{self.subcommand} needs a checkpoint: add --ckpt_path best, last or a path "
-                    "(or --untrained true, to measure the initialisation)"
-                )
             return
-        logger = settings.trainer.logger
-        logger = logger[0] if isinstance(logger, list) and logger else logger
-        options: Any = logger.init_args if isinstance(logger, Namespace) else {}
-        runs = Path(options.get("save_dir") or "logs") / (options.get("name") or "")
-        path = find_checkpoint(str(settings.ckpt_path), runs)
+        self._checkpoints = find_checkpoints(settings.ckpt_path, logs_of(settings.trainer.logger)[0])
+        if len(self._checkpoints) > 1:
+            if command != "test":
+                raise ConfigError(f"--ckpt_path names {len(self._checkpoints)} checkpoints, and {command} takes one")
+            self._memories = check_alike(self._checkpoints)
+        self._take(self._checkpoints[0])
+
+    def _take(self, path: Path) -> None:
+        """Makes a checkpoint the one that is resumed or evaluated."""
         say(f"Checkpoint: {path}")
-        settings.ckpt_path = str(path)
+        self._settings.ckpt_path = str(path)
+        runs, options = logs_of(self._settings.trainer.logger)
+        given = logs_of(self._given.trainer.logger)[1]
         version = version_number(run_folder(path))
         if run_folder(path).parent.resolve() == runs.resolve() and version >= 0:
             options["version"] = version  # events and report go on in the run that the checkpoint is from
+        elif "version" in options:
+            options["version"] = given.get("version")  # not that of the checkpoint before
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Once for each checkpoint, with everything made anew: each is tested as it would be alone."""
+        super()._run_subcommand(subcommand)
+        for path in self._checkpoints[1:]:
+            self._take(path)
+            self._set_seed()
+            self.instantiate_classes()
+            super()._run_subcommand(subcommand)
+        if len(self._checkpoints) > 1 and self.trainer.is_global_zero:
+            sum_up(self._reports, self._memories, keep=not self.trainer.fast_dev_run)  # type: ignore[attr-defined]  # set by Lightning's connectors
 
     def _check_inputs(self) -> None:
         """Finds what is wrong before a run folder is made."""
@@ -188,6 +185,8 @@ class MetaCLI(LightningCLI):
     def test(self, **kwargs: Any) -> None:
         """The report says more than Lightning's own table."""
         self.trainer.test(**kwargs, verbose=False)
+        made = [callback.report for callback in self.trainer.callbacks if isinstance(callback, TestReport)]  # type: ignore[attr-defined]  # set by Lightning's connectors
+        self._reports += [report for report in made if report is not None]
 
     def after_fit(self) -> None:
         """Says where the run lies and what to do next."""
@@ -256,7 +255,7 @@ def _run(arguments: list[str]) -> None:
     MetaCLI(
         MetaModule,
         EpisodicDataModule,
-        trainer_class=_Trainer,
+        trainer_class=commands.MetaTrainer,
         subclass_mode_model=True,
         save_config_callback=_SaveConfig,
         save_config_kwargs={"overwrite": True},

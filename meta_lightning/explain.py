@@ -26,6 +26,8 @@ def explain(text: str, options: Iterable[str], classes: Mapping[str, Iterable[st
         return _unknown_key(f"{key}.{found[1]}", (f"{key}.{name}" for name in _parameters(text)))
     if found := re.search(r"does not accept option '(.+?)'|unrecognized arguments: --(\S+)", text):
         return _unknown_key(found[1] or found[2].partition("=")[0], options)
+    if found := re.search(r"unrecognized arguments: (\S+)", text):
+        return f"there is no place for {found[1]}; put a pattern in quotes, and a list in brackets: '[a, b]'"
     if found := re.search(r"(?:invalid choice: '(\S+)' \(choose from|\"subcommand\" to be one of) ([^)]+?)[),]", text):
         given = f"there is no command {found[1]}" if found[1] else "no command given"
         return f"{given}; expected fit, validate, test, episodes or compare"

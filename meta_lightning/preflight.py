@@ -10,7 +10,7 @@ from meta_lightning.algorithms import MetaModule
 from meta_lightning.algorithms.probe import check_gradient, probe
 from meta_lightning.data import EpisodicDataModule
 from meta_lightning.errors import ConfigError
-from meta_lightning.runs import check_resumable, check_weights, differences, read_checkpoint, say
+from meta_lightning.runs import Trained, check_resumable, check_weights, differences, read_checkpoint, say, trained
 
 
 def check_run(
@@ -31,6 +31,8 @@ def check_run(
     data.prepare_data()
     data.setup(stage)
     data.check_shares(stage, trainer.world_size)
+    if data.replayed is not None and stage in ("validate", "test") and not stage.startswith(data.replayed):
+        say(f"Note: data.episodes holds {data.replayed} episodes; this {stage} draws its own from data.eval_seed")
     logged = probe(model, data.sample(stage))
     if stage == "fit":
         _check_monitor(trainer, [f"val/{name}" for name in logged])
@@ -73,6 +75,8 @@ def _check_folder(trainer: Trainer) -> None:
 
 def _check_checkpoint(stage: str, model: MetaModule, data: EpisodicDataModule, path: Path) -> None:
     checkpoint = read_checkpoint(path)
+    if stage != "fit":
+        _check_ways(model, data, trained(checkpoint), path)
     check_weights(path, checkpoint["state_dict"], model.state_dict())
     episodes: dict[str, Any] = checkpoint.get("EpisodicDataModule", {})
     if stage == "fit":
@@ -84,3 +88,12 @@ def _check_checkpoint(stage: str, model: MetaModule, data: EpisodicDataModule, p
         )
     for difference in differences(checkpoint.get("settings", {}), model.settings()):
         say(f"Note: {difference}")
+
+
+def _check_ways(model: MetaModule, data: EpisodicDataModule, memory: Trained, path: Path) -> None:
+    ways = (memory.data.get("train_shape") or [None])[0]
+    if model.net_predicts and ways is not None and data.eval_shape.ways not in (None, ways):
+        raise ConfigError(
+            f"data.ways is {data.eval_shape.ways}, but the net's head in {path} was trained for {ways} ways: set it to "
+            f"{ways}; methods that make the classifier from the support set (ProtoNetModule) are tested at any ways"
+        )

@@ -1,56 +1,17 @@
-"""From per-task results to the figures of a paper: plain data, rendered as a table, JSON and Markdown."""
+"""The report of a test: plain data, rendered as tables, JSON, Markdown and scalars."""
 
+import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
-from scipy.special import stdtrit
-from torch import Tensor
-from torchmetrics.functional.classification import binary_calibration_error
 
-# As Guo et al. 2017, "On calibration of modern neural networks".
-_BINS = 15
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A mean over tasks.
-
-    Attributes:
-        mean: Mean over tasks.
-        ci95: Half the width of the 95 % interval of that mean; nan for a single task.
-    """
-
-    mean: float
-    ci95: float
-
-
-@dataclass(frozen=True)
-class StepFigure:
-    """The metric after a number of adaptation steps.
-
-    Attributes:
-        step: Adaptation steps taken; 0 is before adaptation.
-        mean: As in `Figure`.
-        ci95: As in `Figure`.
-    """
-
-    step: int
-    mean: float
-    ci95: float
-
-
-@dataclass(frozen=True)
-class Mode:
-    """The figures under one batch-norm protocol; attributes as in `Report`."""
-
-    mean: float
-    ci95: float
-    per_step: list[StepFigure]
+from meta_lightning.statistics import Figure, Mode, StepFigure
 
 
 @dataclass(frozen=True)
@@ -73,6 +34,9 @@ class Report:
         episode_hash: Names the episodes: figures with the same hash are of the same tasks.
         seconds_per_task: Of adapting and predicting.
         versions: Of the software.
+        source: The fingerprint of the data that was tested on.
+        trained_on: That of the data it was trained on; None for an untrained net.
+        bootstrap95: The ends of the bootstrap's 95 % interval of the mean over tasks: a check of ``ci95``.
         worst_tenth: Mean over the tenth of the tasks with the worst figures.
         calibration_error: Expected calibration error after the last step, over all queries, in 15 bins; None for
             functions.
@@ -96,67 +60,44 @@ class Report:
     episode_hash: str
     seconds_per_task: float
     versions: dict[str, str]
+    source: str
+    trained_on: str | None
+    bootstrap95: tuple[float, float]
     worst_tenth: float
     calibration_error: float | None = None
     modes: dict[str, Mode] = field(default_factory=dict)
     baselines: dict[str, Figure] = field(default_factory=dict)
     per_task: list[float] = field(default_factory=list)
 
-
-def mean_and_interval(values: Tensor) -> tuple[float, float]:
-    """The mean of one figure per task, and half the width of its 95 % interval over tasks (Student's t).
-
-    Args:
-        values: ``[tasks]``.
-
-    Returns:
-        Mean and half width; the latter is nan for a single task.
-    """
-    tasks = len(values)
-    values = values.double()
-    if tasks < 2:
-        return values.mean().item(), float("nan")
-    return values.mean().item(), float(stdtrit(tasks - 1, 0.975)) * values.std().item() / tasks**0.5
+    @property
+    def title(self) -> str:
+        """What was tested on what, in a line."""
+        if self.trained_on in (None, self.source):
+            return f"{self.algorithm} on {self.benchmark}"
+        return f"{self.algorithm} of {self.benchmark}, tested on {self.source.partition(' ')[0]}"
 
 
-def per_step(metric: Tensor) -> list[StepFigure]:
-    """The curve of the inner loop.
-
-    Args:
-        metric: ``[tasks, steps + 1]``.
-    """
-    return [StepFigure(step, *mean_and_interval(column)) for step, column in enumerate(metric.unbind(1))]
+def in_unit(metric: str, value: float) -> str:
+    """A figure as it is read: per cent for an accuracy."""
+    return f"{value:.2%}" if metric == "accuracy" else f"{value:.3f}"
 
 
-def mode(metric: Tensor) -> Mode:
-    """The figures of one protocol from ``[tasks, steps + 1]``."""
-    curve = per_step(metric)
-    return Mode(curve[-1].mean, curve[-1].ci95, curve)
-
-
-def worst_tenth(values: Tensor, *, more_is_better: bool) -> float:
-    """The mean over the worst tenth of the tasks (at least one), ``[tasks]``."""
-    tail = max(1, round(len(values) / 10))
-    return values.double().topk(tail, largest=not more_is_better).values.mean().item()
-
-
-def calibration_error(confidence: Tensor, correct: Tensor) -> float:
-    """How far confidence and frequency of being right lie apart, on average over queries, ``[tasks, queries]``."""
-    error = binary_calibration_error(confidence.flatten().float(), correct.flatten().int(), n_bins=_BINS, norm="l1")
-    return float(error)
+def to_json(report: Any) -> str:
+    """A dataclass as JSON; numbers read back to the last digit, and what is no number is null."""
+    plain = json.loads(json.dumps(asdict(report)), parse_constant=lambda _: None)  # JSON knows no nan
+    return json.dumps(plain, indent=2, allow_nan=False) + "\n"
 
 
 def write(report: Report, folder: Path) -> None:
     """Writes ``test_report.json`` and ``test_report.md``."""
-    plain = json.loads(json.dumps(asdict(report)), parse_constant=lambda _: None)  # JSON knows no nan: null
-    (folder / "test_report.json").write_text(json.dumps(plain, indent=2, allow_nan=False) + "\n")
+    (folder / "test_report.json").write_text(to_json(report))
     (folder / "test_report.md").write_text(to_markdown(report))
 
 
 def to_markdown(report: Report) -> str:
     """The report as tables with its circumstances below."""
-    lines = [f"# {report.algorithm} on {report.benchmark}", *tables(report)]
-    lines += ["", *(f"- {name}: {value}" for name, value in _circumstances(report).items()), ""]
+    lines = [f"# {report.title}", *tables(report)]
+    lines += ["", *(f"- {name}: {value}" for name, value in circumstances(report).items()), ""]
     return "\n".join(lines)
 
 
@@ -164,22 +105,41 @@ def tables(report: Report) -> list[str]:
     """The lines of the report's tables in Markdown, each table after an empty line."""
     lines = []
     for headings, rows in _tables(report):
-        lines += ["", f"| {' | '.join(headings)} |", "|---:|---:|---:|"]
-        lines += [f"| {' | '.join(row)} |" for row in rows]
+        lines += ["", *markdown_table(headings, rows)]
     return lines
+
+
+def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of a table, aligned to the right."""
+    return [f"| {' | '.join(row)} |" for row in (headings, ["---:"] * len(headings), *rows)]
+
+
+def screen_table(title: str | None, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """A table for the screen, aligned to the right."""
+    table = Table(title=title)
+    for heading in headings:
+        table.add_column(heading, justify="right", overflow="fold")  # the end of a path tells it from others
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 def to_screen(report: Report) -> Group:
     """The report for the screen: the tables, and its circumstances below."""
-    shown: list[Table | Text] = []
-    for headings, rows in _tables(report):
-        table = Table(title=None if shown else f"{report.algorithm} on {report.benchmark}")
-        for heading in headings:
-            table.add_column(heading, justify="right")
-        for row in rows:
-            table.add_row(*row)
-        shown.append(table)
-    return Group(*shown, *(Text(f"{name}: {value}") for name, value in _circumstances(report).items()))
+    titles = itertools.chain([report.title], itertools.repeat(None))
+    shown = [screen_table(title, *parts) for title, parts in zip(titles, _tables(report), strict=False)]
+    return Group(*shown, *(Text(f"{name}: {value}") for name, value in circumstances(report).items()))
+
+
+def to_scalars(report: Report) -> dict[str, float]:
+    """What TensorBoard shows beside the mean, by tag."""
+    of = f"test/{report.metric}"
+    beside = {name: mode.mean for name, mode in report.modes.items()}
+    beside |= {name.replace(" ", "_"): figure.mean for name, figure in report.baselines.items()}
+    low, high = report.bootstrap95
+    beside |= {"ci95": report.ci95, "bootstrap_low": low, "bootstrap_high": high, "worst_tenth": report.worst_tenth}
+    sure = {} if report.calibration_error is None else {"test/calibration_error": report.calibration_error}
+    return {f"{of}_{name}": value for name, value in beside.items()} | sure
 
 
 def _tables(report: Report) -> Iterator[tuple[tuple[str, str, str], list[tuple[str, str, str]]]]:
@@ -193,8 +153,7 @@ def _tables(report: Report) -> Iterator[tuple[tuple[str, str, str], list[tuple[s
 
 
 def _shown(report: Report, figure: Figure | StepFigure | Mode) -> tuple[str, str]:
-    unit = "{:.2%}" if report.metric == "accuracy" else "{:.3f}"
-    return unit.format(figure.mean), f"± {unit.format(figure.ci95)}"
+    return in_unit(report.metric, figure.mean), f"± {in_unit(report.metric, figure.ci95)}"
 
 
 def _thinned(curve: list[StepFigure]) -> list[StepFigure]:
@@ -203,18 +162,31 @@ def _thinned(curve: list[StepFigure]) -> list[StepFigure]:
     return [at for at in curve if last <= 12 or at.step in (0, 1, 2, 5, last) or at.step % 10 == 0]
 
 
-def _circumstances(report: Report) -> dict[str, str]:
-    ways = f"{report.ways}-way " if report.ways else ""
-    queries = f"{report.queries} {'query' if report.queries == 1 else 'queries'}{' a class' if report.ways else ''}"
-    unit = "{:.2%}" if report.metric == "accuracy" else "{:.3f}"
-    shown = {
-        "tasks": f"{report.tasks} of {ways}{report.shots}-shot, {queries}; interval over tasks",
-        "worst tenth of the tasks": unit.format(report.worst_tenth),
+def episode(ways: int | None, shots: int, queries: int) -> str:
+    """The shape of an episode in words."""
+    of_class = " a class" if ways else ""
+    return f"{f'{ways}-way ' if ways else ''}{shots}-shot, {queries} {'query' if queries == 1 else 'queries'}{of_class}"
+
+
+def protocol(report: Report) -> dict[str, str]:
+    """The circumstances that a figure means nothing without."""
+    trained = {} if report.trained_on in (None, report.source) else {"trained on": str(report.trained_on)}
+    return {
+        "tasks": f"{report.tasks} of {episode(report.ways, report.shots, report.queries)}; interval over tasks",
         "batch norm": report.batch_norm,
+        "data": report.source,
+        **trained,
         "episodes": report.episode_hash,
-        "checkpoint": report.checkpoint,
-        "seconds a task": f"{report.seconds_per_task:.2g}",
+    }
+
+
+def circumstances(report: Report) -> dict[str, str]:
+    """What stands below the tables."""
+    low, high = (in_unit(report.metric, end) for end in report.bootstrap95)
+    shown = protocol(report) | {
+        "bootstrap's 95 % interval": f"{low} to {high}",
+        "worst tenth of the tasks": in_unit(report.metric, report.worst_tenth),
     }
     if report.calibration_error is not None:
         shown["expected calibration error"] = f"{report.calibration_error:.2%}"
-    return shown
+    return shown | {"checkpoint": report.checkpoint, "seconds a task": f"{report.seconds_per_task:.2g}"}

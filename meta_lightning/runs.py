@@ -1,12 +1,14 @@
 """Where a run lies, and how ``--ckpt_path last`` and ``best`` find it."""
 
 import pickle
+import re
 import warnings
 import zipfile
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
+from jsonargparse import Namespace
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 from meta_lightning.errors import ConfigError
@@ -28,6 +30,17 @@ def version_number(folder: Path) -> int:
 def run_folder(checkpoint: Path) -> Path:
     """The run that a checkpoint belongs to: ``<run>/checkpoints/x.ckpt``, or the checkpoint's own folder."""
     return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
+
+
+def logs_of(logger: Any) -> tuple[Path, Any]:
+    """The folder of a logger's runs, and its options.
+
+    Args:
+        logger: What ``trainer.logger`` is set to: a class with its arguments, or a list of them.
+    """
+    logger = logger[0] if isinstance(logger, list) and logger else logger
+    options: Any = logger.init_args if isinstance(logger, Namespace) else {}
+    return Path(options.get("save_dir") or "logs") / (options.get("name") or ""), options
 
 
 def find_checkpoint(wanted: str, runs: Path) -> Path:
@@ -59,6 +72,46 @@ def find_checkpoint(wanted: str, runs: Path) -> Path:
         f"--ckpt_path {wanted}: none of the {len(versions)} runs in {runs} holds checkpoints/{wanted}.ckpt; "
         "fit first, or give a path"
     )
+
+
+def find_checkpoints(wanted: str | list[str], runs: Path) -> list[Path]:
+    """The files that ``--ckpt_path`` means: as `find_checkpoint`, for each of a list, and for what a pattern matches.
+
+    Args:
+        wanted: ``last``, ``best``, a path, a pattern such as ``logs/*/checkpoints/best.ckpt``, or a list of these.
+        runs: The folder with ``version_0``, ``version_1``, ...
+
+    Raises:
+        ConfigError: If there is none, or one is named twice.
+    """
+    found: list[Path] = []
+    for name in [wanted] if isinstance(wanted, str) else wanted:
+        matches = set("*?[") & set(name) and not is_file(Path(name))
+        found += _matching(name) if matches else [find_checkpoint(name, runs)]
+    if not found:
+        raise ConfigError("--ckpt_path is an empty list; expected last, best or paths of checkpoints")
+    seen: set[Path] = set()
+    for path in found:
+        if path.resolve() in seen:
+            raise ConfigError(f"--ckpt_path names {path} twice; expected each checkpoint once")
+        seen.add(path.resolve())
+    return found
+
+
+def _matching(pattern: str) -> list[Path]:
+    """The files that a pattern matches, ``version_2`` before ``version_10``."""
+    path = Path(pattern)
+    try:
+        files = [file for file in Path(path.anchor).glob(str(path.relative_to(path.anchor))) if is_file(file)]
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"--ckpt_path {pattern} is no pattern ({error}); expected paths of checkpoints") from error
+    if not files:
+        raise ConfigError(f"--ckpt_path {pattern} matches no file; expected the path of a checkpoint, or last or best")
+    return sorted(files, key=_as_counted)
+
+
+def _as_counted(path: Path) -> list[int | str]:
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(path))]
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -95,6 +148,29 @@ def _check_sums(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         if bad := archive.testzip():
             raise zipfile.BadZipFile(f"{bad} does not match its checksum")
+
+
+class Trained(NamedTuple):
+    """What a checkpoint remembers of its training.
+
+    Attributes:
+        meta_steps: How many.
+        seed: ``seed_everything``.
+        settings: The algorithm's, see `MetaModule.settings`.
+        data: See `EpisodicDataModule.state_dict`.
+    """
+
+    meta_steps: int
+    seed: int | None
+    settings: dict[str, Any]
+    data: dict[str, Any]
+
+
+def trained(checkpoint: dict[str, Any]) -> Trained:
+    """The memories of a checkpoint that `read_checkpoint` read; what it lacks is empty."""
+    data = checkpoint.get("EpisodicDataModule", {})
+    seed = checkpoint.get("step_seed", data.get("seed"))
+    return Trained(checkpoint.get("global_step", 0), seed, checkpoint.get("settings", {}), data)
 
 
 def check_resumable(

@@ -108,3 +108,19 @@ def link_ways(settings: Namespace) -> None:
         raise ConfigError(
             f"data.train_ways is {train_ways}, but data.ways is {ways}: a classifier has one width; make them equal"
         )
+
+
+def check_evaluated(command: str, settings: Namespace) -> None:
+    """Refuses a command that does not say which weights it is about.
+
+    Args:
+        command: ``fit``, ``validate`` or ``test``.
+        settings: Of the command.
+    """
+    if settings.untrained and (settings.ckpt_path is not None or command == "fit"):
+        raise ConfigError("--untrained true measures the initialisation: leave it out with --ckpt_path or fit")
+    if settings.ckpt_path is None and command != "fit" and not settings.untrained:
+        raise ConfigError(
+            f"{command} needs a checkpoint: add --ckpt_path best, last or a path "
+            "(or --untrained true, to measure the initialisation)"
+        )

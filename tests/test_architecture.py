@@ -18,15 +18,17 @@ MAY_IMPORT = {
     "nets": {"nets"},
     "algorithms": {"algorithms", "functional"},
     "data": {"data", "functional"},
-    "report": set(),
-    "card": {"report"},
+    "statistics": set(),
+    "report": {"statistics"},
+    "card": {"report", "runs"},
+    "seeds": {"report", "runs", "statistics"},
     "runs": set(),
     "explain": set(),
     "settings": set(),
     "yaml_guard": set(),
     "preflight": {"algorithms", "data", "runs"},
-    "commands": {"commands", "data", "report", "runs"},
-    "callbacks": {"callbacks", "algorithms", "card", "data", "functional", "report", "runs", "version"},
+    "commands": {"commands", "data", "report", "runs", "statistics"},
+    "callbacks": {"callbacks", "algorithms", "card", "data", "functional", "report", "runs", "statistics", "version"},
 }
 # The functional core and the nets are usable without Lightning.
 TORCH_ONLY = {"functional", "nets", "types"}

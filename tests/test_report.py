@@ -7,16 +7,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from meta_lightning.report import (
-    Report,
-    calibration_error,
-    mean_and_interval,
-    per_step,
-    to_markdown,
-    to_screen,
-    worst_tenth,
-    write,
-)
+from meta_lightning.report import Report, to_markdown, to_scalars, to_screen, write
+from meta_lightning.statistics import Figure, mode, per_step
 
 
 def report(metric: str = "accuracy") -> Report:
@@ -24,30 +16,10 @@ def report(metric: str = "accuracy") -> Report:
     return Report(
         algorithm="MAML", benchmark="omniglot_5w1s", checkpoint="best.ckpt", tasks=3, ways=5, shots=1, queries=1,
         batch_norm="transductive", metric=metric, mean=curve[-1].mean, ci95=curve[-1].ci95, per_step=curve,
-        episode_hash="0123456789abcdef", seconds_per_task=0.00123, versions={"torch": "2.13.0"}, worst_tenth=0.8,
+        episode_hash="0123456789abcdef", seconds_per_task=0.00123, versions={"torch": "2.13.0"},
+        source="omniglot 1234 28px", trained_on="omniglot 1234 28px", bootstrap95=(0.7, 0.99), worst_tenth=0.8,
+        calibration_error=0.125,
     )  # fmt: skip
-
-
-def test_interval_is_students_t_from_a_table() -> None:
-    # Mean 3, standard deviation sqrt(2.5); t with 4 degrees of freedom at 97.5 % is 2.776.
-    mean, interval = mean_and_interval(torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0]))
-    assert mean == 3.0
-    assert interval == pytest.approx(2.776 * 2.5**0.5 / 5**0.5, rel=1e-3)
-
-
-def test_interval_covers_the_mean_19_times_in_20() -> None:
-    generator = torch.Generator().manual_seed(0)
-    covered = 0
-    for _ in range(2000):
-        mean, interval = mean_and_interval(torch.randn(8, generator=generator) + 1)
-        covered += abs(mean - 1) <= interval
-    assert 0.94 <= covered / 2000 <= 0.96
-
-
-def test_a_single_task_has_no_interval() -> None:
-    mean, interval = mean_and_interval(torch.tensor([0.5]))
-    assert mean == 0.5
-    assert interval != interval  # nan
 
 
 def test_curve_has_a_figure_per_inner_step() -> None:
@@ -61,7 +33,8 @@ def test_markdown_and_table_show_percent_and_circumstances() -> None:
     console.print(to_screen(report()))
     for text in (to_markdown(report()), console.export_text()):
         for piece in ("MAML on omniglot_5w1s", "90.00%", "± 24.84%", "3 of 5-way 1-shot, 1 query a class",
-                      "0123456789abcdef", "transductive", "best.ckpt", "0.0012"):  # fmt: skip
+                      "0123456789abcdef", "transductive", "best.ckpt", "0.0012", "data: omniglot 1234 28px",
+                      "bootstrap's 95 % interval: 70.00% to 99.00%", "expected calibration error: 12.50%"):  # fmt: skip
             assert piece in text
     assert "| 1 | 0.900 | ± 0.248 |" in to_markdown(report("mse"))
 
@@ -88,27 +61,24 @@ def test_a_long_curve_is_thinned_out_where_it_is_read_and_whole_where_it_is_kept
     assert [at["step"] for at in json.loads(Path("test_report.json").read_text())["per_step"]] == [*range(34)]
 
 
-@pytest.mark.parametrize(("more_is_better", "expected"), [(True, 0.5), (False, 18.5)])
-def test_worst_tenth_is_the_mean_of_the_worst(more_is_better: bool, expected: float) -> None:
-    values = torch.arange(20.0)[torch.randperm(20)]
-    assert worst_tenth(values, more_is_better=more_is_better) == expected
+def test_a_test_on_other_data_says_so() -> None:
+    assert "trained on" not in to_markdown(report())
+    other = to_markdown(dataclasses.replace(report(), trained_on="glyphs 5678 28px"))
+    assert other.startswith("# MAML of omniglot_5w1s, tested on omniglot\n")
+    assert "- data: omniglot 1234 28px\n- trained on: glyphs 5678 28px\n" in other
 
 
-def test_the_worst_of_few_tasks_is_one() -> None:
-    assert worst_tenth(torch.tensor([0.3, 0.1, 0.2]), more_is_better=True) == pytest.approx(0.1)
-
-
-def test_calibration_error_by_hand() -> None:
-    # Two bins in use: 4 queries at 0.9 of which 2 are right, and 6 at 0.5 of which 3 are right.
-    confidence = torch.tensor([[0.9, 0.9, 0.5, 0.5, 0.5], [0.9, 0.9, 0.5, 0.5, 0.5]])
-    correct = torch.tensor([[1.0, 1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0, 0.0]])
-    assert calibration_error(confidence, correct) == pytest.approx(0.4 * (0.9 - 0.5) + 0.6 * 0.0)
-
-
-def test_interval_of_student_and_bootstrap_agree() -> None:
-    generator = torch.Generator().manual_seed(0)
-    values = torch.rand(600, generator=generator) ** 0.3  # skewed, as accuracies are
-    draws = torch.randint(600, (4000, 600), generator=generator)
-    low, high = values[draws].mean(1).quantile(torch.tensor([0.025, 0.975]))
-    mean, interval = mean_and_interval(values)
-    assert (mean - interval, mean + interval) == pytest.approx((low.item(), high.item()), abs=0.1 * interval)
+def test_every_figure_beside_the_mean_has_a_scalar() -> None:
+    curve = torch.tensor([[0.25], [0.75]])
+    full = dataclasses.replace(
+        report(), ci95=0.5, modes={"inductive": mode(curve)}, baselines={"nearest class mean": Figure(0.25, 0.125)}
+    )
+    assert to_scalars(full) == {
+        "test/accuracy_inductive": 0.5,
+        "test/accuracy_nearest_class_mean": 0.25,
+        "test/accuracy_ci95": 0.5,
+        "test/accuracy_bootstrap_low": 0.7,
+        "test/accuracy_bootstrap_high": 0.99,
+        "test/accuracy_worst_tenth": 0.8,
+        "test/calibration_error": 0.125,
+    }

@@ -53,12 +53,19 @@ class Checkpoints(ModelCheckpoint):
             enable_version_counter=False,
             auto_insert_metric_name=False,
         )
+        self._goes_on = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Has checkpoints written whole or not at all, unless somebody brought a way of their own."""
         super().setup(trainer, pl_module, stage)
+        self._goes_on = stage == "fit"
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = _WholeFiles()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from the best so far; an evaluation has no use for it, and its run may have been moved."""
+        if self._goes_on:
+            super().load_state_dict(state_dict)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves the best first, so that ``last.ckpt`` knows of it."""

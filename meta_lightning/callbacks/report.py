@@ -8,24 +8,18 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from lightning import __version__ as lightning_version
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
-from torch import Tensor
 
-from meta_lightning import report as figures
 from meta_lightning.algorithms.base import MetaModule
+from meta_lightning.callbacks.findings import GIVEN, NEAREST, UNTRAINED, joined, to_report
 from meta_lightning.card import to_card
-from meta_lightning.data.module import EpisodicDataModule
 from meta_lightning.functional import losses, norm
 from meta_lightning.functional.prototypes import nearest_class_mean
 from meta_lightning.functional.tasks import map_tasks
-from meta_lightning.report import Figure, Report, to_screen, write
-from meta_lightning.runs import run_folder
+from meta_lightning.report import Report, to_scalars, to_screen, write
+from meta_lightning.runs import Trained, read_checkpoint, run_folder, trained
 from meta_lightning.types import Metrics, Task
-from meta_lightning.version import __version__
-
-_GIVEN, _UNTRAINED, _NEAREST = "as given", "untrained net", "nearest class mean"
 
 
 class TestReport(Callback):
@@ -35,6 +29,9 @@ class TestReport(Callback):
         all_batch_norms: Measure the same weights under the other batch-norm protocols too: each costs another test.
         baselines: Measure what costs nothing beside it: chance, the untrained net (another test), and the nearest class
             mean in the inputs.
+
+    Attributes:
+        report: Of the last test, on the first process.
     """
 
     __test__ = False  # not a test case, whatever its name says to pytest
@@ -42,6 +39,7 @@ class TestReport(Callback):
     def __init__(self, all_batch_norms: bool = True, baselines: bool = True) -> None:
         self._all_batch_norms = all_batch_norms
         self._baselines = baselines
+        self.report: Report | None = None
         self._untrained: MetaModule | None = None
         self._results: dict[str, list[Metrics]] = {}
         self._seconds = 0.0
@@ -70,7 +68,7 @@ class TestReport(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any
     ) -> None:
         """Keeps the results on the CPU; the copy waits for the device, so the clock is right."""
-        self._keep(_GIVEN, outputs)
+        self._keep(GIVEN, outputs)
         self._seconds += time.perf_counter() - self._started
         assert isinstance(pl_module, MetaModule)
         for name, results in self._others(pl_module, batch):
@@ -87,9 +85,9 @@ class TestReport(Callback):
                     with _protocol(module, protocol):
                         yield protocol, module.evaluate(tasks)
         if self._untrained is not None:
-            yield _UNTRAINED, self._untrained.evaluate(tasks, every_step=False)
+            yield UNTRAINED, self._untrained.evaluate(tasks, every_step=False)
         if self._baselines and losses.is_classification(tasks.query.y) and tasks.query.x.is_floating_point():
-            yield _NEAREST, {"index": tasks.index, "accuracy": map_tasks(nearest_class_mean, tasks, module.backend)}
+            yield NEAREST, {"index": tasks.index, "accuracy": map_tasks(nearest_class_mean, tasks, module.backend)}
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prints and writes the report, once over all processes."""
@@ -101,61 +99,34 @@ class TestReport(Callback):
         log_dir = trainer.log_dir  # tells the other processes too: all must ask
         if not trainer.is_global_zero:
             return
-        report = self._report(trainer, pl_module, {name: _joined(results) for name, results in parts.items()})
-        Console().print(to_screen(report))
+        assert isinstance(pl_module, MetaModule)
+        checkpoint = Path(str(trainer.ckpt_path)) if trainer.ckpt_path else None
+        of_training = None if checkpoint is None else trained(read_checkpoint(checkpoint))
+        results = {name: joined(found) for name, found in parts.items()}
+        self.report = to_report(trainer, pl_module, results, self._seconds * trainer.world_size, of_training)
+        Console().print(to_screen(self.report))
+        for logger in trainer.loggers:
+            logger.log_metrics(to_scalars(self.report), step=trainer.global_step)
         if trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by Lightning's connectors
             return
-        folder = run_folder(Path(str(trainer.ckpt_path))) if trainer.ckpt_path else Path(log_dir or ".")
+        folder = run_folder(checkpoint) if checkpoint else Path(log_dir or ".")
         folder.mkdir(parents=True, exist_ok=True)
-        write(report, folder)
-        assert isinstance(pl_module, MetaModule)
-        data = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning's connectors
-        (folder / "model_card.md").write_text(to_card(report, pl_module.settings(), data.state_dict()))
+        write(self.report, folder)
+        (folder / "model_card.md").write_text(_card(self.report, trainer, pl_module, of_training))
         print(f"Report: {folder / 'test_report.md'}, test_report.json and model_card.md")
 
-    def _report(self, trainer: Trainer, module: LightningModule, results: dict[str, dict[str, Tensor]]) -> Report:
-        data = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning's connectors
-        assert isinstance(module, MetaModule)
-        assert isinstance(data, EpisodicDataModule)
-        given = results[_GIVEN]
-        metric = "accuracy" if "accuracy" in given else "mse"
-        modes = {module.batch_norm: given} | {
-            name: results[name] for name in get_args(norm.Protocol) if name in results
-        }
-        baselines = (
-            {"chance": Figure(1 / data.eval_shape.ways, 0.0)} if self._baselines and data.eval_shape.ways else {}
-        )
-        for name in (_NEAREST, _UNTRAINED):
-            if name in results:
-                values = results[name][metric]
-                baselines[name] = Figure(*figures.mean_and_interval(values if values.ndim == 1 else values[:, -1]))
-        whole, last = figures.mode(given[metric]), given[metric][:, -1]
-        return Report(
-            algorithm=type(module).__name__.removesuffix("Module"),
-            benchmark=_benchmark(trainer, data),
-            checkpoint=str(trainer.ckpt_path or "none: the untrained initialisation"),
-            tasks=len(last),
-            **data.eval_shape._asdict(),
-            batch_norm=module.batch_norm,
-            metric=metric,
-            mean=whole.mean,
-            ci95=whole.ci95,
-            per_step=whole.per_step,
-            episode_hash=data.episode_hash("test", len(last)),
-            seconds_per_task=self._seconds * trainer.world_size / len(last),
-            versions={
-                "meta_lightning": __version__,
-                "torch": str(torch.__version__),
-                "lightning": lightning_version,
-            },
-            worst_tenth=figures.worst_tenth(last, more_is_better=metric == "accuracy"),
-            calibration_error=(
-                figures.calibration_error(given["confidence"], given["correct"]) if "confidence" in given else None
-            ),
-            modes={name: figures.mode(of[metric]) for name, of in modes.items()} if len(modes) > 1 else {},
-            baselines=baselines,
-            per_task=last.tolist(),
-        )
+
+def _card(report: Report, trainer: Trainer, module: MetaModule, memory: Trained | None) -> str:
+    data = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning's connectors
+    sizes = [param.numel() for param in module.net.parameters()]
+    return to_card(
+        report,
+        memory or Trained(0, module.step_seed, module.settings(), data.state_dict()),
+        module.settings(),
+        paper=(type(module).__doc__ or "").strip().partition("\n")[0],
+        net=f"{module.net}\n{sum(sizes):,} parameters",
+        fixed_ways=report.ways if module.net_predicts else None,
+    )
 
 
 @contextmanager
@@ -165,16 +136,3 @@ def _protocol(module: MetaModule, protocol: norm.Protocol) -> Iterator[None]:
         yield
     finally:
         module.batch_norm = given
-
-
-def _joined(parts: list[Metrics]) -> Metrics:
-    """All tasks, by number."""
-    results = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    order = results["index"].argsort()
-    return {name: values[order] for name, values in results.items()}
-
-
-def _benchmark(trainer: Trainer, data: EpisodicDataModule) -> str:
-    """The first part of the logger's name ``<benchmark>/<algorithm>``, or the source's name."""
-    name = trainer.logger.name if trainer.logger else None
-    return name.split("/")[0] if name and "/" in name else type(data.source).__name__

@@ -2,5 +2,6 @@
 
 from meta_lightning.commands.compare import compare
 from meta_lightning.commands.episodes import write_episodes
+from meta_lightning.commands.trainer import MetaTrainer
 
-__all__ = ["compare", "write_episodes"]
+__all__ = ["MetaTrainer", "compare", "write_episodes"]

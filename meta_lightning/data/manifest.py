@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ class Manifest(NamedTuple):
     episodes: list[Any]
 
 
-def episode_hash(shape: EpisodeShape, described: list[Any]) -> str:
+def episode_hash(shape: EpisodeShape, described: Iterable[Any]) -> str:
     """A fingerprint of a set of episodes: the names of what each consists of, never its pixels.
 
     Two runs with the same hash were judged on the same tasks.
@@ -37,7 +38,11 @@ def episode_hash(shape: EpisodeShape, described: list[Any]) -> str:
     Returns:
         16 hexadecimal digits.
     """
-    return hashlib.sha256(_text([shape, described]).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(f"[{_text(shape)},[".encode())
+    for number, episode in enumerate(described):  # the JSON of both, in pieces: ten thousand episodes are long
+        digest.update(f"{',' if number else ''}{_text(episode)}".encode())
+    digest.update(b"]]")
+    return digest.hexdigest()[:16]
 
 
 def write_manifest(manifest: Manifest, path: Path) -> str:
@@ -64,7 +69,7 @@ def read_manifest(path: Path) -> Manifest:
         manifest = Manifest(
             content["source"], content["split"], EpisodeShape(**content["shape"]), list(content["episodes"])
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(
             f"data.episodes: {path} can't be read ({type(error).__name__}: {error}); expected a file that the command "
             "`episodes` wrote"
@@ -74,6 +79,8 @@ def read_manifest(path: Path) -> Manifest:
             f"data.episodes: {path} has hash {found}, but says {content.get('episode_hash')}: its episodes were "
             "changed; write it anew"
         )
+    if manifest.split not in ("val", "test"):
+        raise ConfigError(f"data.episodes: {path} is of split {manifest.split!r}; expected val or test: write it anew")
     return manifest
 
 
@@ -97,7 +104,7 @@ def check_manifest(manifest: Manifest, source: str, shape: EpisodeShape, tasks: 
     if len(manifest.episodes) < tasks:
         raise ConfigError(
             f"data.{manifest.split}_tasks is {tasks}, but the manifest of data.episodes holds "
-            f"{len(manifest.episodes)}; lower it"
+            f"{len(manifest.episodes)}; lower it, or write more"
         )
 
 

@@ -1,9 +1,9 @@
 """The LightningDataModule that serves meta-batches."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
@@ -18,6 +18,9 @@ from meta_lightning.types import EpisodeShape, Examples, Split, Task
 
 # Where nothing else bounds training, an epoch of this many meta-steps is as good as endless.
 _ENDLESS = 10**9
+
+# Episodes that are described at once: names take more memory than the pictures that they name.
+_AT_ONCE = 500
 
 # What each of Lightning's stages draws from, first what it is about.
 _SPLITS_OF: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
@@ -128,6 +131,11 @@ class EpisodicDataModule(LightningDataModule):
                 tasks = self.val_tasks if split == "val" else self.test_tasks
                 check_manifest(self._manifest, self.source.fingerprint(), self._shape(split), tasks)
 
+    @property
+    def replayed(self) -> Split | None:
+        """The split that a manifest replays, if there is one."""
+        return cast(Split, self._manifest.split) if self._manifest else None
+
     def check_shares(self, stage: str, processes: int) -> None:
         """Refuses tasks that the processes can't share equally: a mean of means is the mean only then.
 
@@ -153,16 +161,19 @@ class EpisodicDataModule(LightningDataModule):
 
     def episode_hash(self, split: Split, tasks: int | None = None) -> str:
         """The fingerprint of a split's first evaluation episodes, by default of all: see `manifest.episode_hash`."""
-        return episode_hash(self._shape(split), self.written_down(split, tasks).episodes)
+        return episode_hash(self._shape(split), self._described(split, tasks))
 
-    def written_down(self, split: Split, tasks: int | None = None) -> Manifest:
-        """What a split's first evaluation episodes consist of, by default all of them."""
+    def written_down(self, split: Split) -> Manifest:
+        """What a split's evaluation episodes consist of."""
+        return Manifest(self.source.fingerprint(), split, self._shape(split), [*self._described(split)])
+
+    def _described(self, split: Split, tasks: int | None = None) -> Iterator[Any]:
         tasks = tasks or {"val": self.val_tasks, "test": self.test_tasks}[split]
-        shape = self._shape(split)
         if self._manifest is not None and self._manifest.split == split:
-            return self._manifest._replace(episodes=self._manifest.episodes[:tasks])
-        described = self._families[split].describe(keys(self.eval_seed, split, torch.arange(tasks)), shape)
-        return Manifest(self.source.fingerprint(), split, shape, described)
+            yield from self._manifest.episodes[:tasks]
+            return
+        for part in torch.split(torch.arange(tasks), _AT_ONCE):
+            yield from self._families[split].describe(keys(self.eval_seed, split, part), self._shape(split))
 
     def train_dataloader(self) -> DataLoader[Task]:
         """Meta-batch ``s`` serves meta-step ``s``."""

@@ -50,10 +50,17 @@ def test_the_table_shows_both_and_the_difference(capsys: pytest.CaptureFixture[s
             {"episode_hash": "f" * 16},
             "the episodes differ: 0123456789abcdef and ffffffffffffffff; expected two reports of",
         ),
-        ({"metric": "mse"}, "the metric differ: accuracy and mse; expected two reports of the same tasks"),
+        ({"metric": "mse"}, "the metrics differ: accuracy and mse; expected two reports of the same tasks"),
+        (
+            {"per_task": [1.0, 1.0, 1.0], "tasks": 3},
+            "the tasks differ: 5 and 3; expected two reports of the same tasks: test both with the same data settings",
+        ),
+        ({"mean": "high"}, "b.json holds a figure that is no number ('high'); test the checkpoint again"),
+        ({"per_task": [1.0, 1.0, 1.0, 1.0, {}]}, "b.json holds a figure that is no number ("),
+        ({"per_task": [10**400] * 5}, "b.json holds a figure that is no number (int too large"),
         ({"per_task": [1.0]}, "b.json does not hold a figure for each of its tasks; test the checkpoint again"),
     ],
-    ids=["episodes", "metric", "tasks"],
+    ids=["episodes", "metric", "tasks", "word", "mapping", "huge", "short"],
 )
 def test_reports_that_can_not_be_compared_are_refused(
     change: dict, message: str, capsys: pytest.CaptureFixture[str]
@@ -62,7 +69,7 @@ def test_reports_that_can_not_be_compared_are_refused(
     assert capsys.readouterr().err.startswith(f"error: {message}")
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"metric": "mse"}', "3"])
+@pytest.mark.parametrize("content", ["{", "[]", '{"metric": "mse"}', "3", json.dumps(report(ONE))[:-30], "[" * 100_000])
 def test_files_that_are_no_report_are_refused(content: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("b.json").write_text(content)
     assert main(["compare", write("a.json", report(ONE)), "b.json"]) == 2
@@ -77,4 +84,9 @@ def test_wrong_arguments_are_one_line(arguments: list[str], capsys: pytest.Captu
     assert main(["compare", *arguments]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
-    print(line)
+
+
+def test_a_report_of_one_task_has_no_interval(capsys: pytest.CaptureFixture[str]) -> None:
+    files = [write(name, report([0.5], ci95=None)) for name in ("a.json", "b.json")]
+    assert main(["compare", *files]) == 0
+    assert "± nan%" in capsys.readouterr().out

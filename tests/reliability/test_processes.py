@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from .worker import BY_NAME, COMPARED, train
+from meta_lightning.cli import main
+
+from .worker import BY_NAME, COMPARED, EPISODES, EVERY_SEED, SINUSOID, train
 
 EVERY = [*BY_NAME, "maml, 3 steps, frozen part"]
 
@@ -22,7 +25,8 @@ def two(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
          "-m", "tests.reliability.worker", str(folder)],
-        cwd=repository, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=240,
+        cwd=repository, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "1"}, capture_output=True,
+        text=True, timeout=240,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
@@ -84,5 +88,29 @@ def test_a_full_disk_stops_both_with_the_same_words(two: Path) -> None:
 
 
 def test_the_report_is_written_once_over_all_tasks(two: Path) -> None:
-    (report,) = two.rglob("test_report.json")
+    (report,) = two.glob("test_report.json")
     assert json.loads(report.read_text())["tasks"] == 4
+
+
+def test_two_processes_test_the_same_tasks_for_each_training_seed(two: Path) -> None:
+    runs = Path("logs/sinusoid/maml")
+    shutil.copytree(two / runs, runs)
+    (runs / "test_seeds.json").unlink()
+    assert main(["test", *SINUSOID, EVERY_SEED]) == 0
+    for name in ("version_0/test_report.json", "version_1/test_report.json"):
+        shared, alone = (json.loads((folder / runs / name).read_text()) for folder in (two, Path()))
+        assert shared["episode_hash"] == alone["episode_hash"]
+        assert shared["per_task"] == pytest.approx(alone["per_task"], rel=1e-6)
+        assert len(set(alone["per_task"])) == 10  # no two are mistaken for each other
+    shared, alone = (json.loads((folder / runs / "test_seeds.json").read_text()) for folder in (two, Path()))
+    assert [of["seed"] for of in shared["checkpoints"]] == [of["seed"] for of in alone["checkpoints"]] == [0, 1]
+    for key in ("mean", "std_over_seeds", "ci95_over_seeds", "ci95_over_tasks"):
+        assert shared[key] == pytest.approx(alone[key], rel=1e-5)
+
+
+def test_episodes_are_written_down_in_the_same_bytes_by_any_process(two: Path) -> None:
+    # Other hash seeds, other numbers of threads, other folders.
+    assert main([*EPISODES, "--output=here.json"]) == 0
+    here = Path("here.json").read_bytes()
+    assert len(json.loads(here)["episodes"]) == 50
+    assert here == (two / "episodes_0.json").read_bytes() == (two / "episodes_1.json").read_bytes()

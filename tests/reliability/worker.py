@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 
+from meta_lightning import cli
 from meta_lightning.algorithms import MetaModule
 from meta_lightning.callbacks import Checkpoints, GracefulStop, TestReport, checkpoints
 from meta_lightning.errors import ConfigError, DivergedError
@@ -20,6 +21,15 @@ from ..algorithms.cases import CASES, Case
 NAMES = ["maml, 3 steps", "fomaml, 3 steps", "reptile, adam", "meta-sgd, 1 step", "protonet, euclidean"]
 BY_NAME = {case.name: case for case in CASES if case.name in NAMES}
 COMPARED = 20
+SINUSOID = [
+    "--config", str(Path(__file__).parents[2] / "configs/sinusoid/maml.yaml"), "--trainer.max_steps=2",
+    "--trainer.val_check_interval=2", "--data.val_tasks=2", "--data.test_tasks=10", "--data.eval_batch_size=4",
+    "--data.meta_batch_size=2", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false",
+]  # fmt: skip
+EPISODES = [
+    "episodes", "--config", str(Path(__file__).parents[2] / "configs/glyphs_5w1s/maml.yaml"), "--data.test_tasks=50",
+]  # fmt: skip
+EVERY_SEED = "--ckpt_path=logs/sinusoid/maml/version_*/checkpoints/last.ckpt"
 COLLECTIVES: list[str] = []  # that were made in this process
 
 
@@ -94,6 +104,11 @@ def main(folder: Path, processes: int) -> None:
     leave("full", fill_disk(rank, options))
     test = trainer(1, TestReport(), **options)
     test.test(make("maml, 3 steps"), datamodule=BY_NAME["maml, 3 steps"].problem.data(), verbose=False)
+    torch.set_num_threads(1 + rank)
+    assert cli.main([*EPISODES, f"--output=episodes_{rank}.json"]) == 0
+    for seed in (0, 1):
+        assert cli.main(["fit", *SINUSOID, "--trainer.devices=2", f"--seed_everything={seed}"]) == 0
+    assert cli.main(["test", *SINUSOID, "--trainer.devices=2", EVERY_SEED]) == 0
 
 
 def count_collectives() -> None:
