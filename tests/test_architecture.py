@@ -20,13 +20,14 @@ MAY_IMPORT = {
     "data": {"data", "functional"},
     "report": set(),
     "card": {"report"},
+    "drawing": {"report"},
     "runs": set(),
     "explain": set(),
     "settings": set(),
     "yaml_guard": set(),
     "preflight": {"algorithms", "data", "runs"},
     "commands": {"commands", "data", "report", "runs"},
-    "callbacks": {"callbacks", "algorithms", "card", "data", "functional", "report", "runs", "version"},
+    "callbacks": {"algorithms", "callbacks", "card", "data", "drawing", "functional", "report", "runs", "version"},
 }
 # The functional core and the nets are usable without Lightning.
 TORCH_ONLY = {"functional", "nets", "types"}
