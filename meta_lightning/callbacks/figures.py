@@ -42,7 +42,7 @@ class Figures(Callback):
             )
         if tasks < 1:
             raise ConfigError(
-                f"figures.tasks is {tasks}; expected 1 or more (figures.every_n_validations 0: no pictures)"
+                f"figures.tasks is {tasks}; expected 1 or more (no pictures: figures.every_n_validations 0)"
             )
         self._every = every_n_validations
         self._count = tasks

@@ -86,3 +86,12 @@ def test_a_full_disk_stops_both_with_the_same_words(two: Path) -> None:
 def test_the_report_is_written_once_over_all_tasks(two: Path) -> None:
     (report,) = two.rglob("test_report.json")
     assert json.loads(report.read_text())["tasks"] == 4
+
+
+def test_the_first_process_draws_and_the_other_does_not_wait_for_it(two: Path) -> None:
+    first, second = left(two, "pictures")
+    assert (first["images"], second["images"]) == (2 * 3, 0)
+    for process in (first, second):
+        assert process["with"]["collectives"] == process["without"]["collectives"]
+        assert all(torch.equal(value, process["without"]["end"][key]) for key, value in process["with"]["end"].items())
+    assert len([*two.glob("with/**/events*")]) == 1
