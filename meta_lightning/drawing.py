@@ -1,5 +1,6 @@
 """Pictures of adaptation: pure functions from tensors on the CPU to matplotlib figures.
 
+They are narrow, since TensorBoard scales what it shows to the width of a card, letters and all.
 The figures belong to whoever asked for them: pyplot, which keeps every figure until it is closed, is not used.
 """
 
@@ -25,7 +26,7 @@ _SIGNS = {RIGHT: "\N{CHECK MARK}", WRONG: "\N{BALLOT X}"}
 _TRUTH, _BEFORE = "black", "0.55"
 
 # What a grid has room for: classes, and of each class support and query pictures.
-_CLASSES, _SUPPORT, _QUERIES = 10, 5, 8
+_CLASSES, _SUPPORT, _QUERIES = 10, 3, 6
 _ROW = 1.25  # the height of a row, in pictures: below each there is room for a sign
 
 # A curve is told from its neighbours only while they are few.
@@ -62,7 +63,7 @@ def fit(one: Task, predictions: Tensor) -> Figure:
         one: One episode; inputs ``[examples, 1]`` and targets ``[examples, 1]``. Its queries are the truth.
         predictions: ``[steps + 1, queries, 1]``.
     """
-    figure, axes = _axes(8.4, 4.0)
+    figure, axes = _axes(4.8, 4.4)
     x, order = one.query.x.flatten().sort()
     truth = one.query.y.flatten()
     axes.plot(x, truth[order], color=_TRUTH, linewidth=2.5, label="truth")
@@ -70,13 +71,13 @@ def fit(one: Task, predictions: Tensor) -> Figure:
     steps = sorted({0, *(round(last * part / _FITS) for part in range(1, _FITS + 1)), min(1, last)})
     for step in steps:
         values = predictions[step].flatten()
-        label = f"{_after(step)}: MSE {(values - truth).square().mean():.3g}"
+        label = f"{_after(step)}, MSE {(values - truth).square().mean():.3g}"
         shade = colormaps["plasma"](0.85 * (1 - step / max(last, 1)))
         style = {"color": shade, "linewidth": 1.8} if step else {"color": _BEFORE, "linestyle": "--"}
         axes.plot(x, values[order], label=label, **style)
     axes.plot(*map(torch.flatten, one.support), "^", color=RIGHT, markersize=9, label="support", zorder=3)
-    axes.set(xlabel="input", ylabel="target", title="One task: fit to its support points")
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    axes.set(xlabel="input", ylabel="target", title="One task: fit before and after adaptation")
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return figure
 
 
@@ -94,15 +95,15 @@ def grid(one: Task, predictions: Tensor) -> Figure:
     queries = [one.query.x[one.query.y == label][:_QUERIES] for label in shown]
     left = max(map(len, support)) + 0.4
     width = left + max(map(len, queries))
-    figure, axes = _axes(0.75 * (width + 1.1), 0.92 * len(shown) + 0.8)
+    figure, axes = _axes(max(0.6 * (width + 1.3), 3.6), 0.74 * len(shown) + 1.0)
     for row, label in enumerate(shown):
         _row(axes, _displayed(support[row], one), 0.0, _ROW * row)
         _row(axes, _displayed(queries[row], one), left, _ROW * row)
         for column, answer in enumerate(answers[one.query.y == label][:_QUERIES].tolist()):
             _mark(axes, left + column, _ROW * row, label, answer)
-    axes.text(0.05, -0.05, "support", va="bottom", fontsize=11)
-    legend = f"queries: {_SIGNS[RIGHT]} right, {_SIGNS[WRONG]} wrong and the answer given"
-    axes.text(left + 0.05, -0.05, legend, va="bottom", fontsize=11)
+    axes.text(0.05, -0.05, "support", va="bottom")
+    axes.text(left + 0.05, -0.05, "queries", va="bottom")
+    axes.set_xlabel(f"{_SIGNS[RIGHT]} right    {_SIGNS[WRONG]} wrong, and the answer given")
     right = (answers == one.query.y).sum()
     axes.set(xlim=(0, width), ylim=(_ROW * len(shown), -0.4), xticks=[], frame_on=False)
     axes.set_yticks([_ROW * row + 0.5 for row in range(len(shown))], [f"class {label}" for label in shown])
@@ -119,7 +120,7 @@ def curve(steps: list[StepFigure], metric: str, tasks: int) -> Figure:
         metric: Its name; an accuracy is shown in per cent.
         tasks: How many there are.
     """
-    figure, axes = _axes(5.6, 3.6)
+    figure, axes = _axes(4.8, 3.6)
     x, mean, half = np.array([(at.step, at.mean, at.ci95) for at in steps]).T
     axes.fill_between(x, mean - half, mean + half, color=RIGHT, alpha=0.2, linewidth=0, label="95 % interval")
     axes.plot(x, mean, "o-", color=RIGHT, markersize=5 if len(x) <= 20 else 2, label=f"mean of {tasks} tasks")
@@ -127,7 +128,7 @@ def curve(steps: list[StepFigure], metric: str, tasks: int) -> Figure:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if metric == "accuracy":
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.legend(fontsize="small")
+    axes.legend()
     return figure
 
 
@@ -139,18 +140,20 @@ def movement(layers: Mapping[str, Tensor], steps: int) -> Figure:
             infinite for a layer that starts at zero.
         steps: How many were taken.
     """
-    figure, axes = _axes(6.4, 1.2 + 0.28 * len(layers))
+    figure, axes = _axes(4.8, 1.3 + 0.28 * len(layers))
     means = {name: values.double().mean().item() for name, values in layers.items()}
     bars = axes.barh([*means], [value if np.isfinite(value) else 0.0 for value in means.values()], color=RIGHT)
     labels = ["from zero" if value == np.inf else f"{100 * value:.2g} %" for value in means.values()]
-    axes.bar_label(bars, labels, padding=3, fontsize="small")
+    axes.bar_label(bars, labels, padding=3)
     axes.invert_yaxis()
-    axes.margins(x=0.18)
+    axes.margins(x=0.25)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     tasks = len(next(iter(layers.values())))
     axes.set(
         xlabel="size of the change / size of the parameters",
-        title=f"How far layers moved {_after(steps)}, mean of {tasks} tasks",
+        ylabel="layer",
+        title=f"How far layers moved {_after(steps)}\n(mean of {tasks} tasks)",
     )
     return figure
 
@@ -161,7 +164,7 @@ def _axes(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def _after(steps: int) -> str:
-    return f"after {steps} step{'s' * (steps != 1)}" if steps else "before adaptation"
+    return f"after {steps} step{'s' * (steps != 1)}" if steps else "before"
 
 
 def _displayed(pictures: Tensor, one: Task) -> np.ndarray:
@@ -188,4 +191,4 @@ def _left_out(classes: list[int], one: Task, shown: list[int]) -> str:
     of_class = len(one.query.y) // len(classes)
     parts = [f"{len(shown)} of {len(classes)} classes"] if len(shown) < len(classes) else []
     parts += [f"{_QUERIES} of {of_class} a class"] if of_class > _QUERIES else []
-    return f" (shown: {', '.join(parts)})" if parts else ""
+    return f"\n(shown: {', '.join(parts)})" if parts else ""

@@ -43,9 +43,11 @@ def test_settings_stand_beside_the_figures_that_the_run_has(config: list[str]) -
     assert settings["data.meta_batch_size"] == 2
     experiment = content(written, "experiment").experiment
     columns = [metric.name.tag for metric in experiment.metric_infos]
-    figures = [f"{stage}/{name}" for stage in ("val", "test") for name in ("loss", "loss_before", "mse", "mse_before")]
-    assert columns == ["val/loss_best", *figures]
-    assert {*columns} <= {*written.Tags()["scalars"]}  # the tab reads its figures there
+    here = ["test/mse", "val/mse_best", "val/mse", "test/loss", "val/loss_best", "val/loss"]
+    assert columns == [*here, "test/accuracy", "val/accuracy_best", "val/accuracy"]
+    assert {*here} - {*written.Tags()["scalars"]} == {"val/mse_best"}  # the tab reads its figures there
+    first = [info.name for info in experiment.hparam_infos if info.differs]  # those that it shows unasked
+    assert {*first} == {"data.seed", "model", "model.inner_lr", "model.inner_steps", "model.optimizer.lr"}
     assert {info.name for info in experiment.hparam_infos} == {*settings}
 
 
