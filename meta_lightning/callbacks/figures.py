@@ -24,7 +24,9 @@ class Figures(Callback):
     """Draws a task, the adaptation curve, and how far each layer moved; training never notices.
 
     The first tasks of the validation are adapted to once more for it, on the first process alone. Only what is logged
-    to TensorBoard is drawn, and nothing in ``fast_dev_run`` and Lightning's check before training.
+    to TensorBoard is drawn, and nothing in ``fast_dev_run`` and Lightning's check before training. A validation that is
+    drawn costs 0.3 to 0.5 s of one core more, nearly all of it matplotlib's (measured on a busy machine with the
+    configs of MAML: adapting takes 0.02 s on sinusoids, 0.1 s on Omniglot); the others cost nothing.
 
     Args:
         every_n_validations: The first validation that a process makes is drawn, then every n-th, and where training
