@@ -120,7 +120,7 @@ def curve(steps: list[StepFigure], metric: str, tasks: int) -> Figure:
         metric: Its name; an accuracy is shown in per cent.
         tasks: How many there are.
     """
-    figure, axes = _axes(4.8, 3.6)
+    figure, axes = _axes(4.8, 3.8)
     x, mean, half = np.array([(at.step, at.mean, at.ci95) for at in steps]).T
     axes.fill_between(x, mean - half, mean + half, color=RIGHT, alpha=0.2, linewidth=0, label="95 % interval")
     axes.plot(x, mean, "o-", color=RIGHT, markersize=5 if len(x) <= 20 else 2, label=f"mean of {tasks} tasks")
@@ -128,7 +128,7 @@ def curve(steps: list[StepFigure], metric: str, tasks: int) -> Figure:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if metric == "accuracy":
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.legend()
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)  # the place "best" takes is slow to find
     return figure
 
 

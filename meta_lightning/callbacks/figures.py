@@ -127,7 +127,8 @@ def _look(module: MetaModule, tasks: Task) -> _Seen:
         moved = moved_by_layer(ends[0].params, ends[-1].params) if module.has_inner_loop else {}
         return _Seen(stacked, losses.metric(stacked, task.query.y), moved)
 
-    seen: _Seen = tree_map(lambda tensor: tensor.cpu(), map_tasks(one, tasks, module.backend))
+    # Doubles, since numpy knows nothing of bfloat16.
+    seen: _Seen = tree_map(lambda tensor: tensor.cpu().double(), map_tasks(one, tasks, module.backend))
     return seen
 
 
@@ -161,7 +162,7 @@ def _pictures(module: MetaModule, tasks: Task, seen: _Seen) -> dict[str, Figure]
     if (figure := drawing.task(first, seen.predictions[0])) is not None:
         pictures["task"] = figure
     steps = seen.metric.shape[1] - 1
-    if module.has_inner_loop and steps:
+    if steps:
         metric = losses.metric_name(first.query.y)
         pictures["curve"] = drawing.curve(per_step(seen.metric), metric, count(tasks))
         pictures["movement"] = drawing.movement(seen.moved, steps)

@@ -1,5 +1,6 @@
 """Pictures in TensorBoard: which, when, and that training never notices."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector
 
 from meta_lightning import EpisodeShape, drawing
 from meta_lightning.algorithms import MAMLModule, MetaModule, MetaSGDModule, ProtoNetModule, ReptileModule
@@ -71,6 +73,12 @@ class Pairs(Sinusoid):
 def test_the_pictures_are_those_of_the_task_and_the_algorithm(make: Any, problem: Problem, expected: set[str]) -> None:
     fit(make(problem.net()), problem, Figures(), steps=1)
     assert drawn() == expected
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
+def test_in_another_precision_too(precision: str) -> None:
+    fit(MAMLModule(SINUSOIDS.net()), SINUSOIDS, Figures(), steps=1, precision=precision)
+    assert drawn() == ALL
 
 
 def count_pixels(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
@@ -138,17 +146,33 @@ def test_a_run_with_pictures_is_the_run_without_to_the_last_bit() -> None:
 
 
 def test_pictures_are_made_of_what_evaluation_finds(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[Any] = []
-    true = drawing.curve
-    monkeypatch.setattr(drawing, "curve", lambda *given: seen.append(given) or true(*given))
+    seen: dict[str, Any] = {}
+
+    def keep(name: str) -> Any:
+        true = getattr(drawing, name)
+        return lambda *given: seen.setdefault(name, given) and true(*given)
+
+    for name in ("curve", "movement"):
+        monkeypatch.setattr(drawing, name, keep(name))
     torch.manual_seed(0)
     module = MAMLModule(FACES.net(), inner_lr=0.1, inner_steps=2)
     trainer = fit(module, FACES, Figures(tasks=3), steps=1)
-    tasks = next(iter(trainer.datamodule.val_dataloader()))
-    accuracy = module.evaluate(trainer.datamodule.on_after_batch_transfer(tasks, 0))["accuracy"][:3]
-    ((steps, metric, count),) = seen
+    tasks = trainer.datamodule.on_after_batch_transfer(next(iter(trainer.datamodule.val_dataloader())), 0)
+    steps, metric, count = seen["curve"]
     assert (metric, count) == ("accuracy", 3)
-    assert [at.mean for at in steps] == pytest.approx(accuracy.mean(0).tolist())
+    assert [at.mean for at in steps] == pytest.approx(module.evaluate(tasks)["accuracy"][:3].mean(0).tolist())
+
+    moved, taken = seen["movement"]
+    assert taken == 2
+    for number in range(3):
+        net = copy.deepcopy(module.net)
+        for _ in range(2):
+            loss = nn.functional.cross_entropy(net(tasks.support.x[number]), tasks.support.y[number])
+            for param, gradient in zip(net.parameters(), torch.autograd.grad(loss, [*net.parameters()]), strict=True):
+                param.data -= 0.1 * gradient
+        for layer, values in moved.items():
+            start, end = (parameters_to_vector(of.get_submodule(layer).parameters()) for of in (module.net, net))
+            assert values[number].item() == pytest.approx(((end - start).norm() / start.norm()).item(), rel=1e-4)
 
 
 def test_a_layer_moves_by_the_norm_of_its_change_over_its_own() -> None:
