@@ -18,7 +18,7 @@ _METRICS = ("accuracy", "mse", "loss")
 
 
 class HyperParameters(Callback):
-    """Writes the settings with the first validation or the check before it, and the best value of what is monitored where training ends.
+    """Writes the settings with the first validation, and the best value of what is monitored where training ends.
 
     The tab reads the last value of ``val/...`` and ``test/...`` by itself, so that they are named here and nothing is
     written twice. (Lightning's ``log_hyperparams`` would put a point on each of these curves, when the figures of the
