@@ -143,7 +143,7 @@ def movement(layers: Mapping[str, Tensor], steps: int) -> Figure:
     figure, axes = _axes(4.8, 1.3 + 0.28 * len(layers))
     means = {name: values.double().mean().item() for name, values in layers.items()}
     bars = axes.barh([*means], [value if np.isfinite(value) else 0.0 for value in means.values()], color=RIGHT)
-    labels = ["from zero" if value == np.inf else f"{100 * value:.2g} %" for value in means.values()]
+    labels = ["from zero" if value == np.inf else f"{_two_digits(100 * value)} %" for value in means.values()]
     axes.bar_label(bars, labels, padding=3)
     axes.invert_yaxis()
     axes.margins(x=0.25)
@@ -165,6 +165,10 @@ def _axes(width: float, height: float) -> tuple[Figure, Axes]:
 
 def _after(steps: int) -> str:
     return f"after {steps} step{'s' * (steps != 1)}" if steps else "before"
+
+
+def _two_digits(value: float) -> str:
+    return np.format_float_positional(value, precision=2, fractional=False, trim="-")
 
 
 def _displayed(pictures: Tensor, one: Task) -> np.ndarray:

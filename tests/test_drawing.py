@@ -115,12 +115,12 @@ def test_the_curve_has_its_mean_and_its_band() -> None:
 
 
 def test_bars_stand_in_the_nets_order_from_the_top() -> None:
-    layers = {"first": torch.tensor([0.1, 0.3]), "second": torch.zeros(2), "last": torch.full((2,), torch.inf)}
+    layers = {"first": torch.tensor([1.1, 1.9]), "second": torch.zeros(2), "last": torch.full((2,), torch.inf)}
     (axes,) = drawing.movement(layers, 3).axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["first", "second", "last"]
     assert axes.yaxis_inverted()
-    assert [bar.get_width() for bar in axes.patches] == pytest.approx([0.2, 0.0, 0.0])
-    assert texts(axes.figure) == ["20 %", "0 %", "from zero"]
+    assert [bar.get_width() for bar in axes.patches] == pytest.approx([1.5, 0.0, 0.0])
+    assert texts(axes.figure) == ["150 %", "0 %", "from zero"]
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, 1e38])

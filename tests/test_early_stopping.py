@@ -24,8 +24,8 @@ def test_a_run_that_stops_early_is_saved_and_goes_on(
 ) -> None:
     """No figure is a whole point better than the first, so that the third validation after it ends training."""
     shipped = (repository / "configs/glyphs_5w1s/protonet.yaml").read_text()
-    assert "patience: 3" in shipped
-    Path("stops.yaml").write_text(shipped.replace("patience: 3", "patience: 3, min_delta: 1.0"))
+    assert "patience: 5" in shipped
+    Path("stops.yaml").write_text(shipped.replace("patience: 5", "patience: 3, min_delta: 1.0"))
     config = ["--config", "stops.yaml", *SHORT]
     assert main(["fit", *config]) == 0
     assert f"Run: {RUN}" in capsys.readouterr().out

@@ -1,5 +1,6 @@
 """The settings of a run beside its figures, in TensorBoard's HPARAMS tab."""
 
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -40,21 +41,23 @@ class HyperParameters(Callback):
         self._written = True
         settings = _settings(trainer, pl_module)
         columns = _columns(trainer)
-        for writer in _writers(trainer):
-            for summary in (_experiment(settings, columns), hparams.hparams_pb(settings)):
-                writer.file_writer.add_summary(summary)
+        for logger in _loggers(trainer):
+            # Two runs with the same settings are two rows.
+            row = hparams.hparams_pb(settings, trial_id=f"{logger.name}/{Path(logger.log_dir).name}")
+            for summary in (_experiment(settings, columns), row):
+                logger.experiment.file_writer.add_summary(summary)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the best value."""
         if (best := _best(trainer)) and best[1] is not None:
-            for writer in _writers(trainer):
-                writer.add_scalar(*best, trainer.global_step)
+            for logger in _loggers(trainer):
+                logger.experiment.add_scalar(*best, trainer.global_step)
 
 
-def _writers(trainer: Trainer) -> list[Any]:
+def _loggers(trainer: Trainer) -> list[TensorBoardLogger]:
     if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by Lightning's connectors
         return []
-    return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+    return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
 
 
 def _best(trainer: Trainer) -> tuple[str, Any] | None:

@@ -35,7 +35,9 @@ def test_settings_stand_beside_the_figures_that_the_run_has(config: list[str]) -
     assert main(["fit", *config]) == 0
     assert main(["test", *config, "--ckpt_path=best", "--report.baselines=false"]) == 0
     written = events()
-    found = content(written, "session_start_info").session_start_info.hparams
+    session = content(written, "session_start_info").session_start_info
+    assert session.group_name == "sinusoid/maml/version_0"
+    found = session.hparams
     settings = {name: getattr(value, value.WhichOneof("kind")) for name, value in found.items()}
     assert settings["model"] == "MAMLModule"
     assert settings["model.net"] == "MLP"
