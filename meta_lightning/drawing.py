@@ -140,7 +140,8 @@ def movement(layers: Mapping[str, Tensor], steps: int) -> Figure:
             infinite for a layer that starts at zero.
         steps: How many were taken.
     """
-    figure, axes = _axes(4.8, 1.3 + 0.28 * len(layers))
+    longest = max(map(len, layers))
+    figure, axes = _axes(max(4.8, 3.4 + 0.09 * longest), 1.3 + 0.28 * len(layers))
     means = {name: values.double().mean().item() for name, values in layers.items()}
     bars = axes.barh([*means], [value if np.isfinite(value) else 0.0 for value in means.values()], color=RIGHT)
     labels = ["from zero" if value == np.inf else f"{_two_digits(100 * value)} %" for value in means.values()]
@@ -168,7 +169,7 @@ def _after(steps: int) -> str:
 
 
 def _two_digits(value: float) -> str:
-    return np.format_float_positional(value, precision=2, fractional=False, trim="-")
+    return f"{value:.0f}" if 10 <= value < 1e5 else f"{value:.2g}"
 
 
 def _displayed(pictures: Tensor, one: Task) -> np.ndarray:

@@ -129,7 +129,7 @@ def test_figures_that_are_not_finite_are_drawn_without_a_complaint(value: float)
         for figure in (
             drawing.fit(function_task(), torch.full((4, 9, 1), value)),
             drawing.curve(per_step(torch.full((8, 4), value)), "mse", 8),
-            drawing.movement({"layer": torch.full((8,), value)}, 3),
+            drawing.movement({"a layer of a long name." * 5: torch.full((8,), value)}, 3),
         ):
             assert drawing.pixels(figure).std() > 0
 
