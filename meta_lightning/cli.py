@@ -15,7 +15,16 @@ from torch import nn
 
 from meta_lightning import algorithms, commands, nets
 from meta_lightning.algorithms import MetaModule
-from meta_lightning.callbacks import Checkpoints, GracefulStop, LeakGuard, MetaStepProgress, TestReport
+from meta_lightning.callbacks import (
+    Checkpoints,
+    Figures,
+    GracefulStop,
+    HyperParameters,
+    LeakGuard,
+    MetaStepProgress,
+    TestReport,
+    Throughput,
+)
 from meta_lightning.data import EpisodicDataModule, Source, sources
 from meta_lightning.errors import ConfigError, DivergedError
 from meta_lightning.explain import explain, of_the_machine
@@ -55,6 +64,7 @@ class MetaCLI(LightningCLI):
         """Our keys beside Lightning's."""
         parser.add_lightning_class_args(Checkpoints, "checkpoint")
         parser.add_lightning_class_args(TestReport, "report")
+        parser.add_lightning_class_args(Figures, "figures")
         parser.add_argument("--untrained", type=bool, default=False, help="Evaluate the initialisation, no checkpoint.")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -95,6 +105,7 @@ class MetaCLI(LightningCLI):
         check_sections(settings.config or [])
         check_nulls("model", MetaModule, {"init_args": settings.model})
         check_nulls("checkpoint", Checkpoints, settings.checkpoint)
+        check_nulls("figures", Figures, settings.figures)
         check_nulls("data", EpisodicDataModule, settings.data)
         check_trainer(settings.trainer)
         if settings.data.seed is None:
@@ -262,7 +273,7 @@ def _run(arguments: list[str]) -> None:
         trainer_defaults={
             "max_epochs": -1,
             "check_val_every_n_epoch": None,
-            "callbacks": [GracefulStop(), LeakGuard()],
+            "callbacks": [GracefulStop(), LeakGuard(), Throughput(), HyperParameters()],
         },
         seed_everything_default=0,
         parser_kwargs={"exit_on_error": False},

@@ -21,7 +21,7 @@ def check_sections(files: list[Any]) -> None:
     for file in files:
         path = Path(str(file))
         content = yaml.safe_load(path.read_text()) if path.is_file() else {}
-        for section in ("model", "data", "trainer", "checkpoint"):
+        for section in ("model", "data", "trainer", "checkpoint", "report", "figures"):
             if section in content and not isinstance(content[section], dict):
                 raise ConfigError(f"{path}: {section} is {content[section]!r}; expected a mapping of its keys")
 

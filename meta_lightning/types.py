@@ -20,10 +20,6 @@ Rates = float | Tensor | Mapping[str, Tensor]
 Split = Literal["train", "val", "test"]
 
 
-Prediction = Callable[[], Tensor]
-"""A prediction that is made when it is asked for, ``[queries, out]``."""
-
-
 class Examples(NamedTuple):
     """Inputs with their targets.
 
@@ -48,6 +44,24 @@ class Task(NamedTuple):
     support: Examples
     query: Examples
     index: Tensor  # type: ignore[assignment]  # the field's standard name; nobody looks a task up in a task
+
+
+class Prediction(NamedTuple):
+    """What an adapted model predicts for the queries of a task, made when it is called.
+
+    Attributes:
+        predict: ``(params, task) -> [queries, out]``.
+        params: After some steps of adaptation; the net's own names where there is an inner loop.
+        task: One episode.
+    """
+
+    predict: Callable[[Params, Task], Tensor]
+    params: Params
+    task: Task
+
+    def __call__(self) -> Tensor:
+        """The predictions, ``[queries, out]``."""
+        return self.predict(self.params, self.task)
 
 
 class Rule(NamedTuple):

@@ -1,7 +1,6 @@
 """Model-agnostic meta-learning (MAML) and its first-order approximation (FOMAML)."""
 
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -61,4 +60,4 @@ class MAMLModule(MetaModule):
     def curve(self, params: Params, buffers: Buffers, task: Task) -> Iterator[Prediction]:
         """Predictions after 0 to ``eval_inner_steps`` steps."""
         for adapted in self.inner_loop(under(params, "net."), task, self.inner_lr, self.eval_inner_steps):
-            yield partial(self.predict, adapted, task)
+            yield Prediction(self.predict, adapted, task)

@@ -1,7 +1,6 @@
 """Meta-SGD: learned inner learning rates."""
 
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import torch
@@ -65,7 +64,7 @@ class MetaSGDModule(MetaModule):
     def curve(self, params: Params, buffers: Buffers, task: Task) -> Iterator[Prediction]:
         """Predictions after 0 to ``eval_inner_steps`` steps."""
         for adapted in self._adapt(params, task, self.eval_inner_steps, first_order=True):
-            yield partial(self.predict, adapted, task)
+            yield Prediction(self.predict, adapted, task)
 
     def _adapt(self, params: Params, task: Task, steps: int, *, first_order: bool) -> Iterator[Params]:
         rates = under(params, "rates.")

@@ -1,7 +1,6 @@
 """Prototypical networks."""
 
 from collections.abc import Iterator
-from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -51,7 +50,7 @@ class ProtoNetModule(MetaModule):
 
     def curve(self, params: Params, buffers: Buffers, task: Task) -> Iterator[Prediction]:
         """The one prediction there is."""
-        yield partial(self._scores, params, task)
+        yield Prediction(self._scores, params, task)
 
     def _scores(self, params: Params, task: Task) -> Tensor:
         """``[queries, support]``: room for as many classes as there are support examples, -inf where there is none."""

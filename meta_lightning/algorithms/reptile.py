@@ -1,7 +1,6 @@
 """Reptile."""
 
 from collections.abc import Iterator
-from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -89,7 +88,7 @@ class ReptileModule(MetaModule):
         """Predictions after 0 to ``eval_inner_steps`` steps on mini-batches of ``eval_inner_batch_size``."""
         net_params = under(params, "net.")
         for phi, _ in self._adapt(net_params, buffers, task, self.eval_inner_steps, self.eval_inner_batch_size):
-            yield partial(self.predict, phi, task)
+            yield Prediction(self.predict, phi, task)
 
     def _adapt(
         self, theta: Params, buffers: Buffers, task: Task, steps: int, batch_size: int | None

@@ -114,3 +114,12 @@ def test_episodes_are_written_down_in_the_same_bytes_by_any_process(two: Path) -
     here = Path("here.json").read_bytes()
     assert len(json.loads(here)["episodes"]) == 50
     assert here == (two / "episodes_0.json").read_bytes() == (two / "episodes_1.json").read_bytes()
+
+
+def test_the_first_process_draws_and_the_other_does_not_wait_for_it(two: Path) -> None:
+    first, second = left(two, "pictures")
+    assert (first["images"], second["images"]) == (2 * 3, 0)
+    for process in (first, second):
+        assert process["with"]["collectives"] == process["without"]["collectives"]
+        assert all(torch.equal(value, process["without"]["end"][key]) for key, value in process["with"]["end"].items())
+    assert len([*two.glob("with/**/events*")]) == 1

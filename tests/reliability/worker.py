@@ -9,11 +9,20 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
-from meta_lightning import cli
+from meta_lightning import cli, drawing
 from meta_lightning.algorithms import MetaModule
-from meta_lightning.callbacks import Checkpoints, GracefulStop, TestReport, checkpoints
+from meta_lightning.callbacks import (
+    Checkpoints,
+    Figures,
+    GracefulStop,
+    HyperParameters,
+    TestReport,
+    Throughput,
+    checkpoints,
+)
 from meta_lightning.errors import ConfigError, DivergedError
 
 from ..algorithms.cases import CASES, Case
@@ -67,10 +76,10 @@ class Witness(Callback):
 
 def trainer(steps: int, *callbacks: Callback, **options: Any) -> Trainer:
     return Trainer(
-        max_steps=steps, max_epochs=-1, check_val_every_n_epoch=None, logger=False, enable_progress_bar=False,
+        max_steps=steps, max_epochs=-1, check_val_every_n_epoch=None, enable_progress_bar=False,
         enable_model_summary=False, num_sanity_val_steps=0, accelerator="cpu", callbacks=[*callbacks],
         enable_checkpointing=any(isinstance(callback, Checkpoints) for callback in callbacks),
-        **{"default_root_dir": Path.cwd(), "val_check_interval": COMPARED, **options},
+        **{"default_root_dir": Path.cwd(), "val_check_interval": COMPARED, "logger": False, **options},
     )  # fmt: skip
 
 
@@ -102,6 +111,7 @@ def main(folder: Path, processes: int) -> None:
         leave(f"resumed {name}", stop_and_resume(name, rank, options))
     leave("diverged", diverge(rank, options))
     leave("full", fill_disk(rank, options))
+    leave("pictures", draw(options))
     test = trainer(1, TestReport(), **options)
     test.test(make("maml, 3 steps"), datamodule=BY_NAME["maml, 3 steps"].problem.data(), verbose=False)
     torch.set_num_threads(1 + rank)
@@ -152,6 +162,23 @@ def stop_and_resume(name: str, rank: int, options: dict[str, Any]) -> dict[str, 
     resumed = trainer(12, **options)
     resumed.fit(second, datamodule=data(), ckpt_path=last, weights_only=True)
     return {"code": code, "saved": saved, "whole": weights(whole), "end": weights(second)}
+
+
+def draw(options: dict[str, Any]) -> dict[str, Any]:
+    """A run with everything that TensorBoard gets, and one without: which process drew, and who waited for whom."""
+    images: list[Any] = []
+    true = drawing.pixels
+    drawing.pixels = lambda figure: images.append(figure) or true(figure)
+    options = {**options, "log_every_n_steps": 2, "val_check_interval": 3}
+    made: dict[str, list[Callback]] = {"with": [Figures(1), Throughput(), HyperParameters()], "without": []}
+    left: dict[str, Any] = {}
+    for name, callbacks in made.items():
+        before, module = len(COLLECTIVES), make("maml, 3 steps")
+        running = trainer(6, *callbacks, **options, logger=TensorBoardLogger(".", name=name))
+        running.fit(module, datamodule=BY_NAME["maml, 3 steps"].problem.data())
+        left[name] = {"collectives": COLLECTIVES[before:], "end": weights(module)}
+    drawing.pixels = true
+    return {**left, "images": len(images)}
 
 
 def fill_disk(rank: int, options: dict[str, Any]) -> dict[str, Any]:
