@@ -24,7 +24,8 @@ MAY_IMPORT = {
     "explain": set(),
     "settings": set(),
     "yaml_guard": set(),
-    "preflight": {"algorithms", "data", "runs"},
+    "rehearsal": {"algorithms"},
+    "preflight": {"algorithms", "data", "rehearsal", "runs"},
     "commands": {"commands", "data", "report", "runs"},
     "callbacks": {"callbacks", "algorithms", "card", "data", "functional", "report", "runs", "version"},
 }

@@ -1,8 +1,10 @@
 """The two checkpoints of a run."""
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -59,6 +61,21 @@ class Checkpoints(ModelCheckpoint):
         super().setup(trainer, pl_module, stage)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = _WholeFiles()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from the best score. Paths are this run's, since Lightning deletes what the former ones name.
+
+        Raises:
+            ValueError: If the score is no number.
+        """
+        score = state_dict["best_model_score"]
+        if score is not None and math.isnan(number := float(score)):
+            raise ValueError("best_model_score is NaN")
+        if score is None or state_dict["dirpath"] != self.dirpath:
+            return  # no validation yet, or resumed into another folder
+        self.best_model_score = self.kth_value = torch.tensor(number, dtype=torch.float64)
+        self.best_model_path = self.kth_best_model_path = f"{self.dirpath}/best.ckpt"
+        self.best_k_models = {self.best_model_path: self.best_model_score}
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves the best first, so that ``last.ckpt`` knows of it."""
