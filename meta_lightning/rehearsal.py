@@ -108,7 +108,8 @@ def _restore_outer(path: Path, checkpoint: dict[str, Any], twin: MetaModule) -> 
         _restore_schedule(path, checkpoint["lr_schedulers"][0], scheduler)
     with _blamed(path, "optimizer_states"):
         optimizer.step()
-        if scheduler is not None:
+    if scheduler is not None:
+        with _blamed(path, "lr_schedulers"):
             scheduler.step()
     if checkpoint["global_step"] and (lost := len(_with_state(optimizer)) - len(known)):
         raise ConfigError(f"{path}: optimizer_states lacks {lost} of {len(params)} parameters: check --ckpt_path")

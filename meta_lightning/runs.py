@@ -100,12 +100,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
         raise ConfigError(f"{path} is no checkpoint: it holds no state_dict; check --ckpt_path")
     for key, kind in _KINDS.items():
-        value = checkpoint.get(key, kind())
-        if not isinstance(value, kind) or (key in ("settings", "EpisodicDataModule") and not _is_plain(value)):
-            content = " of numbers and words" if kind is dict else ""
+        value, plain = checkpoint.get(key, kind()), key in ("settings", "EpisodicDataModule")
+        if not isinstance(value, kind) or (plain and not _is_plain(value)):
+            expected = kind.__name__ + " of numbers and words" * plain
             raise ConfigError(
-                f"{path}: {key} is {shown(value)}; expected {kind.__name__}{content}, as `fit` writes it: "
-                "check --ckpt_path"
+                f"{path}: {key} is {shown(value)}; expected {expected}, as `fit` writes it: check --ckpt_path"
             )
     return cast(dict[str, Any], checkpoint)
 
