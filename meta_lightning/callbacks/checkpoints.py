@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from meta_lightning.errors import ConfigError
-from meta_lightning.files import save_whole
+from meta_lightning.files import remove_parts, save_whole
 
 
 class _WholeFiles(TorchCheckpointIO):
@@ -59,6 +59,8 @@ class Checkpoints(ModelCheckpoint):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Has checkpoints written whole or not at all, unless somebody brought a way of their own."""
         super().setup(trainer, pl_module, stage)
+        if stage == "fit" and trainer.is_global_zero:
+            remove_parts(Path(str(self.dirpath)))
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = _WholeFiles()
 

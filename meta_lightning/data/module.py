@@ -1,5 +1,6 @@
 """The LightningDataModule that serves meta-batches."""
 
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,10 +15,14 @@ from meta_lightning.data.episodes import MetaBatches, ResumingSampler, draw, key
 from meta_lightning.data.manifest import Manifest, check_manifest, episode_hash, read_manifest
 from meta_lightning.data.sources.base import Family, Source
 from meta_lightning.errors import ConfigError
+from meta_lightning.files import one_at_a_time
 from meta_lightning.types import EpisodeShape, Examples, Split, Task
 
 # Where nothing else bounds training, an epoch of this many meta-steps is as good as endless.
 _ENDLESS = 10**9
+
+# More processes that load data only take turns; thousands of them stop the machine.
+_WORKERS_PER_CPU = 4
 
 # What each of Lightning's stages draws from, first what it is about.
 _SPLITS_OF: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
@@ -51,12 +56,12 @@ class EpisodicDataModule(LightningDataModule):
         seed: Seed of the training episodes; null for ``seed_everything`` on the command line, else 0.
         eval_seed: Seed of the validation and test episodes, apart from ``seed``: models trained with different seeds
             are judged on the same episodes.
-        num_workers: Processes that make meta-batches ahead of time.
+        num_workers: Processes that make meta-batches ahead of time, at most four for each CPU.
         episodes: A manifest that the command ``episodes`` wrote: its validation or test episodes are replayed, whatever
             ``eval_seed`` is.
 
     Raises:
-        ConfigError: If a count is below 1.
+        ConfigError: If a count is below 1, or there are more workers than the machine bears.
     """
 
     def __init__(
@@ -87,6 +92,11 @@ class EpisodicDataModule(LightningDataModule):
         for key, value in {"seed": seed, "eval_seed": eval_seed, "num_workers": num_workers}.items():
             if value is not None and not 0 <= value < 2**32:
                 raise ConfigError(f"data.{key} is {value}; expected 0 or more")
+        most = _WORKERS_PER_CPU * (os.cpu_count() or 1)
+        if num_workers > most:
+            raise ConfigError(
+                f"data.num_workers is {num_workers}; expected at most {most} here, {_WORKERS_PER_CPU} for each CPU"
+            )
         self.source = source
         self.eval_shape = EpisodeShape(ways, shots, queries)
         self.train_shape = EpisodeShape(train_ways or ways, train_shots or shots, train_queries or queries)
@@ -101,8 +111,10 @@ class EpisodicDataModule(LightningDataModule):
         self._manifest = None if episodes is None else read_manifest(episodes)
 
     def prepare_data(self) -> None:
-        """Fetches and caches the source's data."""
-        self.source.prepare()
+        """Fetches and caches the source's data, once on each machine: later processes find it made."""
+        # The command line calls this in every process, before there is a group that could wait for the first one.
+        with one_at_a_time(type(self.source).__name__):
+            self.source.prepare()
 
     def setup(self, stage: str) -> None:
         """Loads the splits of a stage and checks that their episodes can be drawn.
