@@ -75,7 +75,7 @@ def _check_loop(path: Path, found: Any, name: str, stage: str, trainer: Trainer)
     if not isinstance(found, dict):
         raise _unlike(path, name, found, "dict")
     expected = getattr(trainer, f"{stage}_loop").state_dict()
-    if found.get("state_dict"):
+    if isinstance(found.get("state_dict"), dict) and found["state_dict"]:
         expected["state_dict"] = {"combined_loader": [{}]}  # the loaders of data.module have no state
     for key in expected.keys() & found.keys():
         _check_form(path, found[key], expected[key], f"{name}.{key}", _is_count)
@@ -119,7 +119,7 @@ def _restore_outer(path: Path, checkpoint: dict[str, Any], twin: MetaModule) -> 
 
 def _with_state(optimizer: Optimizer) -> list[Any]:
     """The parameters that an optimizer remembers something of."""
-    return [param for param, state in optimizer.state.items() if state]
+    return [param for param, state in optimizer.state.items() if isinstance(state, dict) and state]
 
 
 def _restore_schedule(path: Path, found: Any, scheduler: LRScheduler) -> None:
@@ -129,7 +129,7 @@ def _restore_schedule(path: Path, found: Any, scheduler: LRScheduler) -> None:
     for key, value in found.items():
         if key in expected:
             _check_form(path, value, expected[key], f"lr_schedulers.{key}", _is_number)
-        elif hasattr(scheduler, key):  # loaded, it would take the place of a method
+        elif not isinstance(key, str) or hasattr(scheduler, key):  # loaded, it would take the place of a method
             raise ConfigError(f"{path}: lr_schedulers.{key} is no state of a schedule: check --ckpt_path")
     with _blamed(path, "lr_schedulers"):
         scheduler.load_state_dict(found)
