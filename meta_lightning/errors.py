@@ -1,5 +1,10 @@
 """Exceptions whose text is for the person at the keyboard."""
 
+import reprlib
+
+_SHORT = reprlib.Repr()
+_SHORT.maxother = _SHORT.maxstring = 120
+
 
 class ConfigError(ValueError):
     """Says what was found, what was expected and which key to change.
@@ -28,3 +33,15 @@ class DivergedError(FloatingPointError):
             f"meta-step {step}: the loss or the meta-gradient is not finite (tasks {tasks}); {left}. "
             "Lower model.inner_lr or the optimizer's lr, or set model.grad_clip"
         )
+
+
+def shown(value: object) -> str:
+    """A value out of somebody's file, for a message: one line, without control characters, not too long."""
+    text = value if isinstance(value, str) else " ".join(_SHORT.repr(value).split())
+    text = text if text.isprintable() else ascii(text)
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def first_line(error: Exception) -> str:
+    """What an exception says, in a line."""
+    return shown(str(error).partition("\n")[0] or type(error).__name__)

@@ -38,6 +38,11 @@ def explain(text: str, options: Iterable[str], classes: Mapping[str, Iterable[st
         return _unknown_class(key, found[1], classes)
     if found := re.search(r"Problem with given class_path '(\S+)':\s+(?:No module|module|.*not correspond)", text):
         return _unknown_class(key, found[1], classes)
+    if found := re.search(r"Import path ?(\S*) does not correspond to a subclass of (\w+)", text):
+        given = found[1] or text.rpartition("Given value: ")[2]
+        return f"{key} is {given}, which is no {found[2]}; expected {_known_classes(key, classes)}"
+    if found := re.search(r"Expected '(\S+)' to be a function that returns <class '(\w+)'>", text):
+        return f"{key} is {found[1]}, which makes no {found[2]}; expected {_known_classes(key, classes)}"
     if "Expected an instantiatable class" in text:
         return f"{key} is an abstract class; expected {_known_classes(key, classes)}"
     takes_number = re.search(r"Expected a <class '(int|float)'>", text)

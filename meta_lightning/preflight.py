@@ -9,7 +9,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from meta_lightning.algorithms import MetaModule
 from meta_lightning.algorithms.probe import check_gradient, probe
 from meta_lightning.data import EpisodicDataModule
-from meta_lightning.errors import ConfigError
+from meta_lightning.errors import ConfigError, shown
+from meta_lightning.rehearsal import rehearse
 from meta_lightning.runs import Trained, check_resumable, check_weights, differences, read_checkpoint, say, trained
 
 
@@ -46,7 +47,7 @@ def check_run(
         if checkpoint is None:
             _check_folder(trainer)
     if checkpoint is not None:
-        _check_checkpoint(stage, model, data, checkpoint)
+        _check_checkpoint(stage, model, data, trainer, checkpoint)
 
 
 def _check_monitor(trainer: Trainer, known: list[str]) -> None:
@@ -73,7 +74,7 @@ def _check_folder(trainer: Trainer) -> None:
         )
 
 
-def _check_checkpoint(stage: str, model: MetaModule, data: EpisodicDataModule, path: Path) -> None:
+def _check_checkpoint(stage: str, model: MetaModule, data: EpisodicDataModule, trainer: Trainer, path: Path) -> None:
     checkpoint = read_checkpoint(path)
     if stage != "fit":
         _check_ways(model, data, trained(checkpoint), path)
@@ -83,9 +84,10 @@ def _check_checkpoint(stage: str, model: MetaModule, data: EpisodicDataModule, p
         check_resumable(path, checkpoint, model.settings(), data.state_dict(), model.step_seed)
     elif episodes.get("source", data.source.fingerprint()) != data.source.fingerprint():
         say(
-            f"Note: data.source is {data.source.fingerprint()} here, {episodes['source']} in the checkpoint: classes "
-            "of this evaluation may have been trained on"
+            f"Note: data.source is {data.source.fingerprint()} here, {shown(episodes['source'])} in the checkpoint: "
+            "classes of this evaluation may have been trained on"
         )
+    rehearse(stage, path, checkpoint, model, trainer)
     for difference in differences(checkpoint.get("settings", {}), model.settings()):
         say(f"Note: {difference}")
 

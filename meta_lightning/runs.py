@@ -11,8 +11,21 @@ import torch
 from jsonargparse import Namespace
 from lightning_utilities.core.rank_zero import rank_zero_only
 
-from meta_lightning.errors import ConfigError
+from meta_lightning.errors import ConfigError, first_line, shown
 from meta_lightning.files import is_file
+
+# What a checkpoint's entries are, where it has them.
+_KINDS: dict[str, type] = {
+    "global_step": int,
+    "step_seed": int,
+    "pytorch-lightning_version": str,
+    "settings": dict,
+    "EpisodicDataModule": dict,
+    "callbacks": dict,
+    "loops": dict,
+    "optimizer_states": list,
+    "lr_schedulers": list,
+}
 
 
 @rank_zero_only
@@ -118,7 +131,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """Reads a checkpoint without running code from it.
 
     Raises:
-        ConfigError: If the file is truncated, is no checkpoint, or holds more than plain data and tensors.
+        ConfigError: If the file is truncated, is no checkpoint, or holds more than plain data and tensors; if an entry
+            is not of the kind that `fit` writes.
     """
     try:
         with warnings.catch_warnings(action="ignore"):  # about pickle protocols, of files that are then refused
@@ -131,14 +145,30 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         ) from error
     except Exception as error:  # a damaged file raises whatever its bytes happen to mean to the unpickler
         raise ConfigError(
-            f"{path} can't be read ({_first_line(error)}); expected a whole checkpoint: check --ckpt_path"
+            f"{path} can't be read ({first_line(error)}); expected a whole checkpoint: check --ckpt_path"
         ) from error
     weights = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
     if weights is not None and "pytorch-lightning_version" not in checkpoint:
         raise ConfigError(f"{path} holds weights alone; expected a checkpoint written by `fit`: check --ckpt_path")
     if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
         raise ConfigError(f"{path} is no checkpoint: it holds no state_dict; check --ckpt_path")
+    for key, kind in _KINDS.items():
+        value, plain = checkpoint.get(key, kind()), key in ("settings", "EpisodicDataModule")
+        if not isinstance(value, kind) or (plain and not _is_plain(value)):
+            expected = kind.__name__ + " of numbers and words" * plain
+            raise ConfigError(
+                f"{path}: {key} is {shown(value)}; expected {expected}, as `fit` writes it: check --ckpt_path"
+            )
     return cast(dict[str, Any], checkpoint)
+
+
+def _is_plain(value: Any, levels: int = 4) -> bool:
+    """Whether a value can be compared and shown: numbers, words, and a few levels of lists and dicts of them."""
+    if isinstance(value, dict):
+        return levels > 0 and all(isinstance(key, str) and _is_plain(it, levels - 1) for key, it in value.items())
+    if isinstance(value, list | tuple):
+        return levels > 0 and all(_is_plain(it, levels - 1) for it in value)
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def _check_sums(path: Path) -> None:
@@ -188,7 +218,8 @@ def check_resumable(
     Raises:
         ConfigError: Names both values.
     """
-    missing = [key for key in ("optimizer_states", "loops", "global_step", "settings") if key not in checkpoint]
+    needed = ("optimizer_states", "lr_schedulers", "loops", "global_step", "settings")
+    missing = [key for key in needed if key not in checkpoint]
     if missing:
         raise ConfigError(f"{path} can't be resumed: it lacks {', '.join(missing)}; use it with test, or start anew")
     pairs = [("model.optimizer", checkpoint["settings"].get("optimizer"), settings.get("optimizer"))]
@@ -205,7 +236,7 @@ def check_resumable(
     for key, before, now in pairs:
         if before != now:
             raise ConfigError(
-                f"{key} is {now}, but {before} in {path}: a resumed run keeps it; set it back (--config "
+                f"{key} is {shown(now)}, but {shown(before)} in {path}: a resumed run keeps it; set it back (--config "
                 f"{run_folder(path)}/config.yaml has it), or start a new run without --ckpt_path"
             )
 
@@ -218,14 +249,10 @@ def differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
         now: This run's, from the command line and the YAML, which win.
     """
     return [
-        f"model.{name} is {now[name]} here, {then[name]} in the checkpoint: the command line and YAML win"
+        f"model.{name} is {now[name]} here, {shown(then[name])} in the checkpoint: the command line and YAML win"
         for name in sorted(then.keys() & now.keys())
         if then[name] != now[name]
     ]
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def check_weights(path: Path, found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
@@ -244,6 +271,6 @@ def check_weights(path: Path, found: dict[str, torch.Tensor], expected: dict[str
         ours = list(expected[name].shape) if name in expected else "absent"
         if theirs != ours:
             raise ConfigError(
-                f"{path} is of another model: {name} is {theirs} there and {ours} here; "
+                f"{path} is of another model: {shown(name)} is {theirs} there and {ours} here; "
                 "check model.class_path and model.init_args.net, or --ckpt_path"
             )

@@ -19,13 +19,15 @@ class _Open(NamedTuple):
 
 
 def check_yaml(path: Path) -> None:
-    """Refuses a text that would grow out of bounds, or that gives a key twice; the parser would take the last.
+    """Refuses a text that is no mapping, that would grow out of bounds, or that gives a key twice.
+
+    The parser would take the last of two.
 
     Args:
         path: A YAML file. Other faults of syntax are left to the parser.
 
     Raises:
-        ConfigError: Names the key or the bound.
+        ConfigError: Names the key, the bound, or what stands there instead of a mapping.
     """
     try:
         _walk(path)
@@ -45,6 +47,8 @@ def _walk(path: Path) -> None:
             if ended.anchor:
                 sizes[ended.anchor] = nodes - ended.nodes_before
         elif isinstance(event, yaml.NodeEvent):
+            if not nodes and not isinstance(event, yaml.MappingStartEvent):
+                raise _no_mapping(path, "a list" if isinstance(event, yaml.CollectionStartEvent) else "one value")
             if above and above[-1].keys is not None:
                 _note_key(event, above[-1].keys, places[-1], path)
             if places:
@@ -58,6 +62,12 @@ def _walk(path: Path) -> None:
                 places.append(0)
         if nodes > _MOST_NODES or len(above) > _DEEPEST:
             raise ConfigError(f"{path} has more than {_MOST_NODES} entries or {_DEEPEST} levels; expected a config")
+    if not nodes:
+        raise _no_mapping(path, "nothing")
+
+
+def _no_mapping(path: Path, what: str) -> ConfigError:
+    return ConfigError(f"{path} holds {what}; expected a mapping with sections such as model, data and trainer")
 
 
 def _note_key(event: yaml.NodeEvent, keys: set[str], place: int, path: Path) -> None:

@@ -28,7 +28,8 @@ MAY_IMPORT = {
     "explain": set(),
     "settings": set(),
     "yaml_guard": set(),
-    "preflight": {"algorithms", "data", "runs"},
+    "rehearsal": {"algorithms"},
+    "preflight": {"algorithms", "data", "rehearsal", "runs"},
     "commands": {"algorithms", "callbacks", "commands", "data", "functional", "report", "runs", "statistics", "timing"},
     "callbacks": {
         "algorithms",

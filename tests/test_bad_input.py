@@ -16,6 +16,7 @@ from .test_cli import RUN, SHORT
 
 SINUSOID = "configs/sinusoid/maml.yaml"
 OMNIGLOT = "configs/omniglot_5w1s/maml.yaml"
+CPUS = os.cpu_count() or 1
 
 
 def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -50,6 +51,13 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--data.source=Nope"],
          "data.source: there is no class Nope; expected one of Glyphs, Omniglot, Sinusoid, "
          "or the dotted path of a class"),
+        (["--model.net=math.sqrt"],
+         "model.net is math.sqrt, which is no Module; expected one of MLP, Conv4, or the dotted path of a class"),
+        (["--model.optimizer=math.sqrt"],
+         "model.optimizer is math.sqrt, which makes no Optimizer; expected the dotted path of a class"),
+        (["--model=math.sqrt"],
+         "model is math.sqrt, which is no MetaModule; expected one of "
+         "MAMLModule, MetaSGDModule, ProtoNetModule, ReptileModule, or the dotted path of a class"),
         (["--model.optimizer=torch.optim.Adamm"],
          "model.optimizer: there is no class torch.optim.Adamm; expected the dotted path of a class"),
         (["--model.optimizer.lr=x"], "model.optimizer.lr is x; expected float"),
@@ -91,6 +99,14 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--trainer.precision=16-mixed"], "trainer.precision is 16-mixed; inner gradients are not scaled and vanish "
          "in half precision: use bf16-mixed or 32-true"),
         (["--data.num_workers=-1"], "data.num_workers is -1; expected 0 or more"),
+        (["--data.num_workers=1000000"],
+         f"data.num_workers is 1000000; expected at most {4 * CPUS} here, 4 for each CPU"),
+        (["--data.source.phase=[.nan, 1]"], "data.source.phase is [nan, 1.0]; expected two finite numbers, the lower "
+         "first: for example [0.1, 5.0]"),
+        (["--data.source.x=[-.inf, 1]"], "data.source.x is [-inf, 1.0]; expected two finite numbers, the lower first: "
+         "for example [0.1, 5.0]"),
+        (["--data.source.amplitude=[2, 1]"], "data.source.amplitude is [2.0, 1.0]; expected two finite numbers, the "
+         "lower first: for example [0.1, 5.0]"),
         (["--seed_everything=-1"], "seed_everything is -1; expected a whole number from 0 to 4294967295"),
         (["--untrained=true"],
          "--untrained true measures the initialisation: leave it out with --ckpt_path or fit"),
@@ -153,6 +169,16 @@ def test_a_section_that_is_no_mapping_is_refused(repository: Path, capsys: pytes
     )
     Path("binary.yaml").write_bytes(b"\xff\xfe\x00")
     assert "expected a YAML file" in refused(["fit", "--config", "binary.yaml"], capsys)
+
+
+@pytest.mark.parametrize(
+    ("text", "what"), [("", "nothing"), ("# later\n", "nothing"), ("- model\n- data\n", "a list"), ("7", "one value")]
+)
+def test_a_file_that_is_no_mapping_is_refused(text: str, what: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("wrong.yaml").write_text(text)
+    assert refused(["fit", "--config", "wrong.yaml"], capsys) == (
+        f"wrong.yaml holds {what}; expected a mapping with sections such as model, data and trainer"
+    )
 
 
 def test_other_slips_of_the_command_line(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """The command line as a person uses it: fit, test, resume, override."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -99,6 +100,17 @@ def test_resume_goes_on_in_the_same_version_and_is_the_same_run(config: list[str
         assert torch.equal(value, resumed["state_dict"][name])
     curves = [events(runs / version).Scalars("val/mse") for version in ("version_0", "version_1")]
     assert [(at.step, at.value) for at in curves[0]] == [(at.step, at.value) for at in curves[1]]
+
+
+def test_a_resumed_run_removes_what_a_killed_save_left(config: list[str]) -> None:
+    assert main(["fit", *config, "--trainer.max_steps=1"]) == 0
+    left = RUN / "checkpoints/.last-abc123.part"
+    left.write_bytes(b"half of a checkpoint")
+    os.utime(left, (0, 0))
+    assert main(["test", *config, "--ckpt_path=last"]) == 0
+    assert left.exists()
+    assert main(["fit", *config, "--trainer.max_steps=2", "--ckpt_path=last"]) == 0
+    assert not left.exists()
 
 
 def test_a_resumed_run_heeds_the_outer_rate_of_the_command_line(config: list[str]) -> None:

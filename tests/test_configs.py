@@ -10,8 +10,8 @@ from meta_lightning.cli import main
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
 
 SHORT = [
-    "--trainer.max_steps=2", "--trainer.val_check_interval=1", "--trainer.accelerator=cpu", "--data.val_tasks=2",
-    "--data.test_tasks=2", "--data.meta_batch_size=2", "--data.eval_batch_size=2",
+    "--trainer.max_steps=2", "--trainer.val_check_interval=2", "--trainer.accelerator=cpu", "--data.val_tasks=2",
+    "--data.test_tasks=2", "--data.meta_batch_size=1", "--data.eval_batch_size=2", "--trainer.num_sanity_val_steps=0",
 ]  # fmt: skip
 
 

@@ -1,14 +1,16 @@
 """The two checkpoints of a run."""
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from meta_lightning.errors import ConfigError
-from meta_lightning.files import save_whole
+from meta_lightning.files import remove_parts, save_whole
 
 
 class _WholeFiles(TorchCheckpointIO):
@@ -59,13 +61,27 @@ class Checkpoints(ModelCheckpoint):
         """Has checkpoints written whole or not at all, unless somebody brought a way of their own."""
         super().setup(trainer, pl_module, stage)
         self._goes_on = stage == "fit"
+        if stage == "fit" and trainer.is_global_zero:
+            remove_parts(Path(str(self.dirpath)))
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = _WholeFiles()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from the best so far; an evaluation has no use for it, and its run may have been moved."""
-        if self._goes_on:
-            super().load_state_dict(state_dict)
+        """Goes on from the best score, where training goes on. Paths are this run's, since Lightning deletes what the former ones name.
+
+        Raises:
+            ValueError: If the score is no number.
+        """
+        if not self._goes_on:
+            return  # an evaluation has no use for it
+        score = state_dict["best_model_score"]
+        if score is not None and math.isnan(number := float(score)):
+            raise ValueError("best_model_score is NaN")
+        if score is None or state_dict["dirpath"] != self.dirpath:
+            return  # no validation yet, or resumed into another folder
+        self.best_model_score = self.kth_value = torch.tensor(number, dtype=torch.float64)
+        self.best_model_path = self.kth_best_model_path = f"{self.dirpath}/best.ckpt"
+        self.best_k_models = {self.best_model_path: self.best_model_score}
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves the best first, so that ``last.ckpt`` knows of it."""

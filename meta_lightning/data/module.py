@@ -1,5 +1,6 @@
 """The LightningDataModule that serves meta-batches."""
 
+import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from meta_lightning.data.episodes import MetaBatches, ResumingSampler, draw, key
 from meta_lightning.data.manifest import Manifest, check_manifest, episode_hash, read_manifest
 from meta_lightning.data.sources.base import Family, Source
 from meta_lightning.errors import ConfigError
+from meta_lightning.files import one_at_a_time
 from meta_lightning.types import EpisodeShape, Examples, Split, Task
 
 # Where nothing else bounds training, an epoch of this many meta-steps is as good as endless.
@@ -21,6 +23,8 @@ _ENDLESS = 10**9
 
 # Episodes that are described at once: names take more memory than the pictures that they name.
 _AT_ONCE = 500
+# More processes that load data only take turns; thousands of them stop the machine.
+_WORKERS_PER_CPU = 4
 
 # What each of Lightning's stages draws from, first what it is about.
 _SPLITS_OF: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
@@ -54,13 +58,13 @@ class EpisodicDataModule(LightningDataModule):
         seed: Seed of the training episodes; null for ``seed_everything`` on the command line, else 0.
         eval_seed: Seed of the validation and test episodes, apart from ``seed``: models trained with different seeds
             are judged on the same episodes.
-        num_workers: Processes that make meta-batches ahead of time.
+        num_workers: Processes that make meta-batches ahead of time, at most four for each CPU.
         device_cache: Keep pictures on the device that trains, where meta-batches are then cut: none waits for a copy.
         episodes: A manifest that the command ``episodes`` wrote: its validation or test episodes are replayed, whatever
             ``eval_seed`` is.
 
     Raises:
-        ConfigError: If a count is below 1, or ``device_cache`` goes with worker processes.
+        ConfigError: If a count is below 1, workers are more than the machine bears, or ``device_cache`` goes with any.
     """
 
     def __init__(
@@ -97,6 +101,11 @@ class EpisodicDataModule(LightningDataModule):
                 f"data.num_workers is {num_workers}, but worker processes can't cut from a device: "
                 "set it to 0, or data.device_cache to false"
             )
+        most = _WORKERS_PER_CPU * (os.cpu_count() or 1)
+        if num_workers > most:
+            raise ConfigError(
+                f"data.num_workers is {num_workers}; expected at most {most} here, {_WORKERS_PER_CPU} for each CPU"
+            )
         self.source = source
         self.eval_shape = EpisodeShape(ways, shots, queries)
         self.train_shape = EpisodeShape(train_ways or ways, train_shots or shots, train_queries or queries)
@@ -112,8 +121,10 @@ class EpisodicDataModule(LightningDataModule):
         self._manifest = None if episodes is None else read_manifest(episodes)
 
     def prepare_data(self) -> None:
-        """Fetches and caches the source's data."""
-        self.source.prepare()
+        """Fetches and caches the source's data, once on each machine: later processes find it made."""
+        # The command line calls this in every process, before there is a group that could wait for the first one.
+        with one_at_a_time(type(self.source).__name__):
+            self.source.prepare()
 
     def setup(self, stage: str) -> None:
         """Loads the splits of a stage and checks that their episodes can be drawn.

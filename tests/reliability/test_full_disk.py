@@ -29,7 +29,7 @@ def test_it_costs_one_clear_line_and_the_former_checkpoint_stays(repository: Pat
     before = {path.name: path.read_bytes() for path in checkpoints.iterdir()}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, *config, "--trainer.max_steps=4", "--ckpt_path=last"],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=60,
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=240,
     )  # fmt: skip
     assert done.returncode == 2, done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]

@@ -1,5 +1,6 @@
 """Regression of sinusoids, the toy problem of the MAML paper."""
 
+import math
 from typing import Any
 
 import torch
@@ -21,6 +22,9 @@ class Sinusoid(Source):
         amplitude: Range of amplitudes.
         phase: Range of phases, in radians.
         x: Range of inputs.
+
+    Raises:
+        ConfigError: If a range is not two finite numbers, the lower one first.
     """
 
     def __init__(
@@ -29,6 +33,12 @@ class Sinusoid(Source):
         phase: tuple[float, float] = (0.0, torch.pi),
         x: tuple[float, float] = (-5.0, 5.0),
     ) -> None:
+        for key, (low, high) in {"amplitude": amplitude, "phase": phase, "x": x}.items():
+            if not 0 <= high - low < math.inf:  # false of nan too
+                raise ConfigError(
+                    f"data.source.{key} is [{low}, {high}]; expected two finite numbers, the lower first: for example "
+                    "[0.1, 5.0]"
+                )
         self._amplitude = amplitude
         self._phase = phase
         self._x = x
