@@ -55,25 +55,21 @@ class Checkpoints(ModelCheckpoint):
             enable_version_counter=False,
             auto_insert_metric_name=False,
         )
-        self._goes_on = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Has checkpoints written whole or not at all, unless somebody brought a way of their own."""
         super().setup(trainer, pl_module, stage)
-        self._goes_on = stage == "fit"
         if stage == "fit" and trainer.is_global_zero:
             remove_parts(Path(str(self.dirpath)))
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = _WholeFiles()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from the best score, where training goes on. Paths are this run's, since Lightning deletes what the former ones name.
+        """Goes on from the best score. Paths are this run's, since Lightning deletes what the former ones name.
 
         Raises:
             ValueError: If the score is no number.
         """
-        if not self._goes_on:
-            return  # an evaluation has no use for it
         score = state_dict["best_model_score"]
         if score is not None and math.isnan(number := float(score)):
             raise ValueError("best_model_score is NaN")
