@@ -43,6 +43,10 @@ _CLASSES = {
 }
 
 
+# The commands that measure or evaluate no checkpoint and make no run.
+_WITHOUT_CHECKPOINT = ("benchmark", "episodes")
+
+
 class _SaveConfig(SaveConfigCallback):
     """Keeps ``config.yaml`` as the last `fit` of the run had it."""
 
@@ -58,7 +62,8 @@ class MetaCLI(LightningCLI):
     def subcommands() -> dict[str, set[str]]:
         """Lightning's commands and ours; the report replaces what ``verbose`` prints."""
         own = {"model", "datamodule", "dataloaders", "train_dataloaders", "val_dataloaders"}
-        return {"fit": own, "validate": own, "test": own | {"verbose"}, "episodes": {"model", "datamodule"}}
+        lightning = {"fit": own, "validate": own, "test": own | {"verbose"}}
+        return lightning | {command: {"model", "datamodule"} for command in _WITHOUT_CHECKPOINT}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Our keys beside Lightning's."""
@@ -100,7 +105,7 @@ class MetaCLI(LightningCLI):
         """Fills in what follows from other keys, and finds the checkpoint."""
         settings = self._settings
         self._given = settings.clone()
-        if self.subcommand != "episodes":
+        if self.subcommand not in _WITHOUT_CHECKPOINT:
             self._given.ckpt_path = None
         check_sections(settings.config or [])
         check_nulls("model", MetaModule, {"init_args": settings.model})
@@ -116,7 +121,7 @@ class MetaCLI(LightningCLI):
         self._checkpoints: list[Path] = []
         self._memories: list[Trained] = []
         self._reports: list[Report] = []
-        if self.subcommand != "episodes":
+        if self.subcommand not in _WITHOUT_CHECKPOINT:
             self._find_checkpoints()
 
     def instantiate_classes(self) -> None:

@@ -2,9 +2,9 @@
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -13,9 +13,12 @@ from torch.profiler import ProfilerActivity, profile
 _FEWEST, _MOST = 3, 100
 
 
+Name = TypeVar("Name", bound=Hashable)
+
+
 def interleaved(
-    functions: Mapping[str, Callable[[], Any]], seconds: float, device: torch.device | None = None
-) -> dict[str, float]:
+    functions: Mapping[Name, Callable[[], Any]], seconds: float, device: torch.device | None = None
+) -> dict[Name, float]:
     """Median seconds of each function, taken in turns: whatever else the machine does meets all of them.
 
     Args:
@@ -23,7 +26,7 @@ def interleaved(
         seconds: About how long to go on for each function.
         device: Where they run: the clock waits for a GPU.
     """
-    times: dict[str, list[float]] = {name: [] for name in functions}
+    times: dict[Name, list[float]] = {name: [] for name in functions}
     began = time.perf_counter()
     rounds = 0
     while functions and rounds < _MOST and (rounds < _FEWEST or time.perf_counter() - began < seconds * len(functions)):

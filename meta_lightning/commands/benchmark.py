@@ -13,12 +13,17 @@ from rich.progress import track
 from rich.table import Table
 
 from meta_lightning.algorithms import MetaModule
+from meta_lightning.algorithms.compiling import COMPILER
+from meta_lightning.algorithms.probe import probe
 from meta_lightning.commands.fit_cost import around_meta_step
 from meta_lightning.data import EpisodicDataModule
 from meta_lightning.errors import ConfigError
 from meta_lightning.functional.tasks import Backend
 from meta_lightning.timing import interleaved, peak_memory, wait_for
 from meta_lightning.types import Params, Task
+
+# Seconds that nobody waits for.
+_LONGEST = 3600
 
 
 class Setting(NamedTuple):
@@ -77,13 +82,22 @@ def benchmark(trainer: Trainer, model: MetaModule, data: EpisodicDataModule, *, 
     Args:
         trainer: Knows the device and the precision.
         model: The algorithm.
-        data: The episodes, set up.
+        data: The episodes.
         compile: Try compiled settings too.
         seconds: About how long to time each.
 
     Raises:
-        ConfigError: If no setting works.
+        ConfigError: If no setting works, the data can't be had or do not fit, or it is to be of several processes.
     """
+    if not 0 < seconds < _LONGEST:
+        raise ConfigError(f"--seconds is {seconds}; expected more than 0 and less than {_LONGEST}")
+    if trainer.world_size > 1:
+        raise ConfigError(
+            f"trainer.devices asks for {trainer.world_size} processes; a benchmark is of one: set it to 1"
+        )
+    data.prepare_data()
+    data.setup("fit")
+    probe(model, data.sample("fit"))
     device = trainer.strategy.root_device
     trainer.precision_plugin.convert_module(model)
     model.to(device).train()
@@ -107,10 +121,10 @@ def benchmark(trainer: Trainer, model: MetaModule, data: EpisodicDataModule, *, 
             raise ConfigError(f"model: no setting of task_loop works here ({next(iter(failures.values()))})")
         peaks = {setting: peak_memory(step, device) for setting, step in steps.items()}
         Console().print(f"Timing {len(steps)} settings in turns, about {seconds * len(steps):.0f} s ...")
-        times = interleaved({str(n): step for n, step in enumerate([*steps.values(), draw])}, seconds, device)
-    *medians, drawing = times.values()
-    timings = [Timing(s, t, peaks[s], firsts[s]) for s, t in zip(steps, medians, strict=True)]
-    best = min(timings, key=lambda timing: timing.seconds)
+        medians = interleaved(steps, seconds, device)
+        timings = [Timing(setting, medians[setting], peaks[setting], firsts[setting]) for setting in steps]
+        best = min(timings, key=lambda timing: timing.seconds)
+        drawing = interleaved({"step": steps[best.setting], "draw": draw}, seconds / 2, device)["draw"]
     model.use(best.setting.backend)
     around = around_meta_step(trainer, model, data, seconds)
     _show(timings, failures, data.meta_batch_size, drawing, around)
@@ -121,7 +135,7 @@ def benchmark(trainer: Trainer, model: MetaModule, data: EpisodicDataModule, *, 
 def _prepared(model: MetaModule, setting: Setting, tasks: Task) -> tuple[Callable[[], Params], float]:
     """A meta-step that ran once, and how long that took."""
     module = copy.deepcopy(model)
-    module.use(setting.backend, compiler="inductor" if setting.compile else None)
+    module.use(setting.backend, compiler=COMPILER if setting.compile else None)
     params, buffers = module.learnable(), dict(module.named_buffers())
     step = torch.zeros((), dtype=torch.int64, device=module.device)
 

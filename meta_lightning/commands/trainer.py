@@ -5,6 +5,8 @@ from typing import Any, Literal, cast
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
+from meta_lightning.algorithms import MetaModule
+from meta_lightning.commands.benchmark import benchmark
 from meta_lightning.commands.episodes import write_episodes
 from meta_lightning.data import EpisodicDataModule
 
@@ -32,6 +34,19 @@ class MetaTrainer(Trainer):
             weights_only: Load tensors and plain data alone.
         """
         return super().test(model, dataloaders, cast(str | None, ckpt_path), verbose, datamodule, weights_only)
+
+    def benchmark(
+        self, model: MetaModule, datamodule: EpisodicDataModule, compile: bool = False, seconds: float = 5.0
+    ) -> None:
+        """Time every way of mapping over tasks on this machine, and name the fastest.
+
+        Args:
+            model: The algorithm.
+            datamodule: The episodes.
+            compile: Time compiled ones too; compiling takes up to minutes for each.
+            seconds: About how long to time each.
+        """
+        benchmark(self, model, datamodule, compile=compile, seconds=seconds)
 
     def episodes(
         self,
