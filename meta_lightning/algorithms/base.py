@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import nullcontext
+from functools import partial
 from inspect import signature
 from typing import Any, ClassVar, cast
 
@@ -16,7 +17,7 @@ from torch.func import functional_call
 
 from meta_lightning.algorithms.adopt import adopt
 from meta_lightning.algorithms.compiling import COMPILER, ChunkStep, Compiler, choose_backend, compiled
-from meta_lightning.algorithms.evaluation import CurveOf, averages, before_adaptation, measure
+from meta_lightning.algorithms.evaluation import CurveOf, averages, before_adaptation, measure, predictions_of
 from meta_lightning.algorithms.outer import check_limits, outer_settings, plain, reseed, schedule, update
 from meta_lightning.algorithms.reduce import average_over_ranks, check_trainer, diverged
 from meta_lightning.errors import DivergedError
@@ -210,7 +211,9 @@ class MetaModule(LightningModule, ABC):
         buffers = dict(self.named_buffers())
         grads, changed, metrics = self.meta_step(self.learnable(), buffers, tasks, step)
         figures = {f"train/{name}": values.mean() for name, values in metrics.items()}
-        before = self._before(tasks) if log_now and self.has_inner_loop else {}
+        before = {}
+        if log_now and self.has_inner_loop:
+            before = before_adaptation(self._curve_of(), self.figures, tasks, self.backend)
         finite, self.stop_agreed = average_over_ranks(
             [*grads.values(), *filter(torch.is_floating_point, changed.values()), *figures.values()],
             [*before.values()], self.trainer,
@@ -276,12 +279,9 @@ class MetaModule(LightningModule, ABC):
             **measure(self._curve_of(), self.figures, tasks, self.backend, every_step=every_step),
         }
 
-    def _before(self, tasks: Task) -> Metrics:
-        return before_adaptation(self._curve_of(), self.figures, tasks, self.backend)
-
     def _curve_of(self) -> CurveOf:
-        params, buffers = self.learnable(), dict(self.named_buffers())
-        return lambda task: self.curve(params, buffers, task)
+        curve_of = partial(self.curve, self.learnable(), dict(self.named_buffers()))
+        return predictions_of(curve_of, self.net, self.backend)
 
     def _measure(self, tasks: Task, stage: str) -> Metrics:
         results = self.evaluate(tasks, every_step=stage == "test")

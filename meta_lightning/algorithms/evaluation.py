@@ -1,18 +1,38 @@
 """What an evaluation makes of predictions along adaptation, and of the figures of many tasks."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from meta_lightning.functional import losses
+from meta_lightning.functional import losses, norm
 from meta_lightning.functional.adapt import ends
+from meta_lightning.functional.apart import apart
 from meta_lightning.functional.tasks import Backend, map_tasks
-from meta_lightning.types import Metrics, Prediction, Task
+from meta_lightning.types import Metrics, Params, Prediction, Task
 
 # One task to what predicts its queries after 0, 1, ... steps; predictions and targets to scalar metrics.
 CurveOf = Callable[[Task], Iterator[Prediction]]
 Figures = Callable[[Tensor, Tensor], Metrics]
+
+
+def predictions_of(curve_of: CurveOf, net: nn.Module, backend: Backend) -> CurveOf:
+    """The predictions along adaptation, under ``split`` made one task at a time: see `apart`.
+
+    Args:
+        curve_of: Adapts to a task.
+        net: What predicts.
+        backend: How tasks are mapped over.
+    """
+    if backend.loop != "split":
+        return curve_of
+
+    def alone(predict: Callable[[Params, Task], Tensor], params: Params, task: Task) -> Tensor:
+        with norm.fused(net):
+            return apart(lambda own, one: (predict(own, one), {}), params, task)[0]
+
+    return lambda task: (at._replace(predict=partial(alone, at.predict)) for at in curve_of(task))
 
 
 def measure(curve_of: CurveOf, figures: Figures, tasks: Task, backend: Backend, *, every_step: bool) -> Metrics:
