@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from textwrap import shorten
+from types import FunctionType
 from typing import Any, Protocol
 
 import torch
@@ -23,6 +24,15 @@ class ChunkStep(Protocol):
 
     def __call__(self, params: Params, buffers: Buffers, chunk: Task, step: Tensor, /) -> tuple[Params, Any]:
         """The mean gradient of some tasks, and what their objectives return beside the scalar."""
+
+
+def _remembered_apart(function: Any) -> Any:
+    """A copy with a code object of its own: by that the compiler remembers what it compiled, and by tensors' shapes.
+
+    Without it a module would get what was compiled for another one with other settings.
+    """
+    code, names, cells = function.__code__.replace(), function.__globals__, function.__closure__
+    return FunctionType(code, names, function.__name__, None, cells)
 
 
 def choose_backend(task_loop: Loop, task_chunk: int | None, *, compile: bool) -> Backend:
@@ -53,8 +63,12 @@ def compiled(chunk_step: ChunkStep, backend: Compiler = COMPILER) -> ChunkStep:
     Raises:
         ConfigError: When called, if it can't be compiled here.
     """
+
+    def own(params: Params, buffers: Buffers, chunk: Task, step: Tensor, /) -> tuple[Params, Any]:
+        return chunk_step(params, buffers, chunk, step)
+
     run: ChunkStep = torch.compile(
-        chunk_step,
+        _remembered_apart(own),
         backend=backend,
         fullgraph=True,
         dynamic=False,

@@ -29,6 +29,19 @@ def test_fit_compiles_once_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     assert said[1].startswith("Compiled in ")
 
 
+def test_each_module_has_its_own() -> None:
+    """With the same shapes and other settings, of which the compiler is told to guard nothing."""
+    torch.compiler.reset()
+    found = []
+    for steps, compiler in ((1, "eager"), (2, "eager"), (2, None)):
+        torch.manual_seed(0)
+        module = MAMLModule(SINUSOIDS.net(), inner_steps=steps, inner_lr=0.1)
+        module.use(module.backend, compiler=compiler)
+        found.append(module.meta_step(module.learnable(), {}, SINUSOIDS.tasks(), torch.tensor(0))[0])
+    torch.testing.assert_close(found[1], found[2])
+    assert not torch.equal(found[0]["net.first.weight"], found[1]["net.first.weight"])
+
+
 def test_compile_does_not_go_with_split() -> None:
     with pytest.raises(ConfigError, match=r"model\.compile is true and model\.task_loop split"):
         MAMLModule(SINUSOIDS.net(), compile=True, task_loop="split")
