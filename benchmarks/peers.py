@@ -32,8 +32,9 @@ _OURS: dict[str, dict[str, Any]] = {
     "ours: vmap, chunks of 4, compiled": {"chunk": 4, "compile": True},
     "ours: loop, compiled": {"loop": "loop", "compile": True},
 }
-# How far a meta-gradient in double precision may lie from the plain loop's, relative to its norm.
-_AGREES = 1e-8
+# How far a meta-gradient in double precision may lie from the plain loop's, relative to its norm: parallel-metalearn
+# holds its inner rate in single precision.
+_AGREES = 1e-7
 
 
 def _makers(learn2learn: Path | None, *, compile: bool) -> dict[str, Callable[[Work], Contender]]:
