@@ -217,6 +217,7 @@ def test_another_process_draws_the_very_same(tables, tmp_path):
         data = tables[split].images[:, :2].numpy().tobytes() + " ".join(tables[split].names).encode()
         expected.append(hashlib.sha256(data).hexdigest())
     environment = {"XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": ":".join(sys.path), "PYTHONHASHSEED": "5"}
+    environment["OMP_NUM_THREADS"] = "1"  # two would wait for each other where another test runs beside
     other = subprocess.run([sys.executable, "-c", _DIGEST], env=environment, capture_output=True, text=True, check=True)
     assert other.stdout.split() == expected
 
