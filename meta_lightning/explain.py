@@ -43,6 +43,8 @@ def explain(text: str, options: Iterable[str], classes: Mapping[str, Iterable[st
         return f"{key} is {given}, which is no {found[2]}; expected {_known_classes(key, classes)}"
     if found := re.search(r"Expected '(\S+)' to be a function that returns <class '(\w+)'>", text):
         return f"{key} is {found[1]}, which makes no {found[2]}; expected {_known_classes(key, classes)}"
+    if found := re.search(r'Empty nested key: "(.*)"', text):
+        return f"{found[1]!r} is no name of a setting; expected names with single dots between them"
     if "Expected an instantiatable class" in text:
         return f"{key} is an abstract class; expected {_known_classes(key, classes)}"
     takes_number = re.search(r"Expected a <class '(int|float)'>", text)

@@ -51,6 +51,8 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--data.source=Nope"],
          "data.source: there is no class Nope; expected one of Glyphs, Omniglot, Sinusoid, "
          "or the dotted path of a class"),
+        (['--model.net={"a.": 1}'], "'a.' is no name of a setting; expected names with single dots between them"),
+        (['--data.source={"a.": 1}'], "'a.' is no name of a setting; expected names with single dots between them"),
         (["--model.net=math.sqrt"],
          "model.net is math.sqrt, which is no Module; expected one of MLP, Conv4, or the dotted path of a class"),
         (["--model.optimizer=math.sqrt"],
