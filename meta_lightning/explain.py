@@ -1,5 +1,6 @@
 """The parser's complaints, cut down to the key, what was found and what was expected."""
 
+import errno
 import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
@@ -108,12 +109,18 @@ def _readable(kind: str) -> str:
     return kind
 
 
+# No room: on the disk, in a quota, in a file.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
 def of_the_machine(error: BaseException) -> str | None:
     """One line for what is no defect of the program: files that can't be made, memory that is not there.
 
     Returns:
         The line; None for anything else.
     """
+    if isinstance(error, OSError) and error.errno in _FULL and not error.filename:  # TensorBoard's writer names no file
+        return f"a log can't be written ({error.strerror}): make room, and go on with --ckpt_path last"
     if isinstance(error, OSError):
         return error.filename and f"{error.filename}: {error.strerror}; check the paths in the settings"
     text = str(error)

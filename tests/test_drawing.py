@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from meta_lightning import drawing
-from meta_lightning.report import StepFigure, per_step
+from meta_lightning.statistics import StepFigure, per_step
 from meta_lightning.types import Examples, Task
 
 

@@ -1,5 +1,6 @@
 """A disk that fills up while a checkpoint is saved."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -8,8 +9,15 @@ from pathlib import Path
 import pytest
 
 from meta_lightning.cli import main
+from meta_lightning.explain import of_the_machine
 
-SHORT = ["--trainer.val_check_interval=2", "--data.val_tasks=2", "--data.eval_batch_size=2", "--data.meta_batch_size=2"]
+SHORT = [
+    "--trainer.val_check_interval=2",
+    "--data.val_tasks=2",
+    "--data.eval_batch_size=2",
+    "--data.meta_batch_size=2",
+    "--figures.every_n_validations=0",
+]
 
 # In a process of its own: the limit holds for every file, the test run's own log too.
 PROGRAM = """
@@ -38,3 +46,9 @@ def test_it_costs_one_clear_line_and_the_former_checkpoint_stays(repository: Pat
     )
     assert "Traceback" not in done.stderr
     assert {path.name: path.read_bytes() for path in checkpoints.iterdir()} == before
+
+
+def test_a_log_that_can_not_be_written_is_told_in_a_line() -> None:
+    """As TensorBoard's writer raises it, from another thread and without a file's name."""
+    complaint = of_the_machine(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    assert complaint == ("a log can't be written (No space left on device): make room, and go on with --ckpt_path last")
