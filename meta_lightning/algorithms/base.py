@@ -200,7 +200,7 @@ class MetaModule(LightningModule, ABC):
         """Maps over tasks in another way from now on, compiled by a backend of `torch.compile` if one is named."""
         self.backend = backend
         norm.fuse(self.net, on=not backend.batched)
-        self._of_chunk: ChunkStep = compiled(self.chunk_step, compiler) if compiler else self.chunk_step
+        self._of_chunk: ChunkStep = compiled(self.chunk_step, compiler, self.device) if compiler else self.chunk_step
 
     def training_step(self, tasks: Task, batch_idx: int) -> None:
         """One meta-step: gradient, reduction over processes, finite check, outer update, logging."""
