@@ -22,7 +22,7 @@ class TurnProducts(CustomGraphPass):
         """Changes the graph in place."""
         for product in graph.find_nodes(op="call_function", target=_PRODUCT):
             users = list(product.users)
-            if users and all(_transposes(user) for user in users):
+            if all(_transposes(user) for user in users):
                 left, right = cast(tuple[Node, Node], product.args)
                 with graph.inserting_before(product):
                     turned = _call(graph, _PRODUCT, _transpose(graph, right), _transpose(graph, left))
