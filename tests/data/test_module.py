@@ -198,6 +198,14 @@ def test_the_hash_is_of_the_episodes_that_are_served(source):
     assert data.episode_hash("test") == episode_hash(source.table, 4, "test", EpisodeShape(3, 2, 3), 9)
 
 
+def test_a_batch_is_moved_where_it_is_not_yet(source):
+    data = module(source, ways=3)
+    drawn = first(data, "train")
+    assert data.transfer_batch_to_device(drawn, torch.device("cpu"), 0) is drawn
+    moved = data.transfer_batch_to_device(drawn, torch.device("meta"), 0)
+    assert {tensor.device.type for tensor in (*moved.support, *moved.query, moved.index)} == {"meta"}
+
+
 def test_pictures_become_floats_on_their_way_to_the_net(source):
     data = module(source, ways=3)
     stored = first(data, "train")
