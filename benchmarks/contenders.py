@@ -36,15 +36,18 @@ def _gradient_of(net: nn.Module) -> Params:
     return {name: param.grad for name, param in net.named_parameters() if param.grad is not None}
 
 
-def ours(work: Work, loop: Loop = "vmap", chunk: int | None = None, *, compile: bool = False) -> Contender:
-    """`MAMLModule.meta_step` on one of its backends."""
+def ours(
+    work: Work, loop: Loop = "vmap", chunk: int | None = None, *, compile: bool = False, bf16: bool = False
+) -> Contender:
+    """`MAMLModule.meta_step` on one of its backends, in the precision of ``trainer.precision: bf16-mixed`` if asked."""
     net, tasks = make_net(work), make_tasks(work)
-    module = MAMLModule(net, inner_lr=work.inner_lr, inner_steps=work.inner_steps)
+    module = MAMLModule(net, inner_lr=work.inner_lr, inner_steps=work.inner_steps).to(work.device)
     module.use(Backend(loop, chunk), compiler="inductor" if compile else None)
-    params, buffers, step = module.learnable(), dict(module.named_buffers()), torch.tensor(0)
+    params, buffers, step = module.learnable(), dict(module.named_buffers()), torch.tensor(0, device=work.device)
 
     def meta_step() -> Params:
-        gradient, _, _ = module.meta_step(params, buffers, tasks, step)
+        with torch.autocast(work.device, torch.bfloat16, enabled=bf16):
+            gradient, _, _ = module.meta_step(params, buffers, tasks, step)
         return {name.removeprefix("net."): value for name, value in gradient.items()}
 
     return meta_step
@@ -176,7 +179,7 @@ def parallel_metalearn(work: Work, backend: str) -> Contender:
         optimizer=torch.optim.SGD(model.parameters(), lr=0.0),
         inner_optimizer=InnerSGD(model.get_fast_weights(), inner_lr=work.inner_lr, learn_lr=False),
         support_loss_fn=Loss(), inner_steps=work.inner_steps, chunk_size=work.tasks, backend=backend,
-        device=torch.device("cpu"),
+        device=torch.device(work.device),
     )  # fmt: skip
     batch = tasks.support.x, tasks.support.y, tasks.query.x, tasks.query.y
 

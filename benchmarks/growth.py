@@ -4,23 +4,28 @@ python -m benchmarks.growth --output docs/images/growth.png
 """
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 from benchmarks.contenders import ours
 from benchmarks.work import WORKS, Work
-from meta_lightning.functional.tasks import Loop
 from meta_lightning.timing import interleaved, peak_memory
 
 _TASKS = (1, 4, 16, 64, 256)
 _STEPS = (1, 2, 5, 10, 20)
-_LOOPS: tuple[Loop, ...] = ("vmap", "loop", "split")
+_BACKENDS: dict[str, dict[str, Any]] = {
+    "vmap": {},
+    "chunks of 16": {"chunk": 16},
+    "loop": {"loop": "loop"},
+    "split": {"loop": "split"},
+}
 
 
 class Cost(NamedTuple):
@@ -35,41 +40,58 @@ class Cost(NamedTuple):
     peak: int
 
 
-def measure(works: dict[int, Work], seconds: float) -> dict[Loop, dict[int, Cost]]:
-    """The cost of each piece of work, by the number that grows, with each way of mapping over tasks."""
-    found: dict[Loop, dict[int, Cost]] = {loop: {} for loop in _LOOPS}
-    for number, work in works.items():
-        steps: dict[Loop, Callable[[], Any]] = {loop: ours(work, loop) for loop in _LOOPS}
-        peaks = {loop: peak_memory(step) for loop, step in steps.items()}
-        for loop, time in interleaved(steps, seconds).items():
-            found[loop][number] = Cost(time, peaks[loop])
+# By the way of mapping over tasks, and by the number that grows.
+Costs = dict[str, dict[int, Cost]]
+
+
+def measure(works: dict[int, Work], seconds: float, description: str) -> Costs:
+    """The cost of each piece of work with each way of mapping over tasks."""
+    most = max(work.tasks for work in works.values())
+    backends = {name: options for name, options in _BACKENDS.items() if options.get("chunk", 0) < most}
+    found: Costs = {name: {} for name in backends}
+    for number, work in track(works.items(), description, transient=True):
+        steps = {name: ours(work, **options) for name, options in backends.items()}
+        peaks = {name: peak_memory(step) for name, step in steps.items()}
+        for name, time in interleaved(steps, seconds).items():
+            found[name][number] = Cost(time, peaks[name])
     return found
 
 
-def table(title: str, heading: str, costs: dict[Loop, dict[int, Cost]]) -> Table:
+def table(title: str, heading: str, costs: Costs) -> Table:
     """Milliseconds and megabytes by the number that grows."""
     shown = Table(title=title)
-    for column in (heading, *(f"{loop}, {unit}" for loop in costs for unit in ("ms", "MB"))):
+    for column in (heading, *costs):
         shown.add_column(column, justify="right")
     for number in next(iter(costs.values())):
-        cells = [(f"{1e3 * of[number].seconds:.1f}", f"{of[number].peak / 2**20:.1f}") for of in costs.values()]
-        shown.add_row(str(number), *(cell for pair in cells for cell in pair))
+        cells = (f"{_short(1e3 * of[number].seconds)} ms {_short(of[number].peak / 2**20)} MB" for of in costs.values())
+        shown.add_row(str(number), *cells)
     return shown
 
 
-def plot(pieces: dict[str, tuple[str, dict[Loop, dict[int, Cost]]]], path: Path) -> None:
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
+
+
+def plot(pieces: dict[str, tuple[str, Costs]], path: Path) -> None:
     """Time above memory, a column for each piece of work."""
     figure = Figure(figsize=(3.2 * len(pieces), 5.4), layout="constrained")
     axes = figure.subplots(2, len(pieces), squeeze=False, sharex="col")
     for column, (title, (heading, costs)) in enumerate(pieces.items()):
-        for loop, of in costs.items():
-            axes[0, column].loglog([*of], [1e3 * cost.seconds for cost in of.values()], marker="o", label=loop)
-            axes[1, column].loglog([*of], [cost.peak / 2**20 for cost in of.values()], marker="o", label=loop)
+        for name, of in costs.items():
+            color = f"C{[*_BACKENDS].index(name)}"
+            style: dict[str, Any] = {"marker": "o", "alpha": 0.7, "color": color, "label": name}
+            axes[0, column].loglog([*of], [1e3 * cost.seconds for cost in of.values()], **style)
+            axes[1, column].loglog([*of], [cost.peak / 2**20 for cost in of.values()], **style)
+        numbers = [*next(iter(costs.values()))]
+        axes[1, column].set_xticks(numbers, labels=[*map(str, numbers)])
+        axes[1, column].minorticks_off()
         axes[0, column].set_title(title, fontsize=9)
         axes[1, column].set_xlabel(heading)
     axes[0, 0].set_ylabel("ms a meta-step")
     axes[1, 0].set_ylabel("peak MB")
     axes[0, 0].legend(frameon=False)
+    for ax in axes.flat:
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     figure.savefig(path, dpi=100)
 
 
@@ -87,8 +109,11 @@ def main() -> None:
         by_tasks = {tasks: work._replace(tasks=tasks, inner_steps=1) for tasks in _TASKS}
         few = work._replace(tasks=min(work.tasks, 8))
         by_steps = {steps: few._replace(inner_steps=steps) for steps in _STEPS}
-        pieces[f"{label}, 1 inner step"] = "tasks", measure(by_tasks, options.seconds)
-        pieces[f"{label}, {few.tasks} tasks"] = "inner steps", measure(by_steps, options.seconds)
+        for title, heading, works in (
+            (f"{label}, 1 inner step", "tasks", by_tasks),
+            (f"{label}, {few.tasks} tasks", "inner steps", by_steps),
+        ):
+            pieces[title] = heading, measure(works, options.seconds, title)
     for title, (heading, costs) in pieces.items():
         Console().print(table(title, heading, costs))
     if options.output:

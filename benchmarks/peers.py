@@ -32,12 +32,18 @@ _OURS: dict[str, dict[str, Any]] = {
     "ours: vmap, chunks of 4, compiled": {"chunk": 4, "compile": True},
     "ours: loop, compiled": {"loop": "loop", "compile": True},
 }
+# On a GPU besides: how many tasks at once, and in half the precision.
+_ON_A_GPU: dict[str, dict[str, Any]] = {
+    **{f"ours: vmap, chunks of {chunk}": {"chunk": chunk} for chunk in (4, 8, 16)},
+    "ours: vmap, bf16": {"bf16": True},
+    "ours: vmap, bf16, compiled": {"bf16": True, "compile": True},
+}
 # How far a meta-gradient in double precision may lie from the plain loop's, relative to its norm: parallel-metalearn
 # holds its inner rate in single precision.
 _AGREES = 1e-7
 
 
-def _makers(learn2learn: Path | None, *, compile: bool) -> dict[str, Callable[[Work], Contender]]:
+def _makers(learn2learn: Path | None, *, compile: bool, gpu: bool) -> dict[str, Callable[[Work], Contender]]:
     """Every contender's constructor by name, the other libraries first."""
     makers: dict[str, Callable[[Work], Contender]] = {
         "plain torch loop": contenders.plain_loop,
@@ -48,7 +54,8 @@ def _makers(learn2learn: Path | None, *, compile: bool) -> dict[str, Callable[[W
     }
     if learn2learn is not None:
         makers["learn2learn"] = partial(contenders.learn2learn, folder=learn2learn)
-    ours = {name: options for name, options in _OURS.items() if compile or not options.get("compile")}
+    tried = _OURS | (_ON_A_GPU if gpu else {})
+    ours = {name: options for name, options in tried.items() if compile or not options.get("compile")}
     return makers | {name: partial(contenders.ours, **options) for name, options in ours.items()}
 
 
@@ -79,7 +86,7 @@ def measure(work: Work, makers: dict[str, Callable[[Work], Contender]], seconds:
     steps = {name: make(work) for name, make in makers.items()}
     for step in steps.values():
         step(), step()  # compiles, and fills what is filled once
-    return interleaved(steps, seconds)
+    return interleaved(steps, seconds, torch.device(work.device))
 
 
 def table(work: Work, times: dict[str, float]) -> Table:
@@ -106,15 +113,19 @@ def main() -> None:
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="ours compiled too")
     parser.add_argument("--seconds", type=float, default=20.0, help="about how long to time each contender")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    makers = _makers(options.learn2learn, compile=options.compile)
+    gpu = options.device == "cuda"
+    makers = _makers(options.learn2learn, compile=options.compile, gpu=gpu)
     console = Console()
-    console.print(f"torch {torch.__version__}, {platform.machine()}, {options.threads} threads")
+    machine = torch.cuda.get_device_name() if gpu else f"{platform.machine()}, {options.threads} threads"
+    console.print(f"torch {torch.__version__}, {machine}")
     for name in options.work:
-        found = check(WORKS[name], makers)
-        console.print(f"{WORKS[name].title}: all meta-gradients within {max(found.values()):.0e} of a plain loop's")
-        console.print(table(WORKS[name], measure(WORKS[name], makers, options.seconds)))
+        work = WORKS[name]._replace(device=options.device)
+        found = check(work, makers)
+        console.print(f"{work.title}: all meta-gradients within {max(found.values()):.0e} of a plain loop's")
+        console.print(table(work, measure(work, makers, options.seconds)))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from torch import nn
 
 from meta_lightning.nets import MLP, Conv4
@@ -23,6 +24,7 @@ class Work(NamedTuple):
         inner_steps: Adaptation steps.
         ways: Classes; None for regression.
         dtype: Of weights and inputs.
+        device: Where they lie.
     """
 
     title: str
@@ -34,6 +36,7 @@ class Work(NamedTuple):
     inner_steps: int
     ways: int | None = None
     dtype: torch.dtype = torch.float32
+    device: str = "cpu"
 
 
 def _sinusoid_net() -> nn.Module:
@@ -65,11 +68,13 @@ def make_tasks(work: Work) -> Task:
         x = torch.rand(work.tasks, each * work.ways, 1, 28, 28, generator=generator, dtype=work.dtype)
         return Examples(x, torch.arange(work.ways).repeat_interleave(each).expand(work.tasks, -1).contiguous())
 
-    return Task(examples(work.shots), examples(work.queries), torch.arange(work.tasks))
+    tasks = Task(examples(work.shots), examples(work.queries), torch.arange(work.tasks))
+    moved: Task = move_data_to_device(tasks, torch.device(work.device))
+    return moved
 
 
 def make_net(work: Work) -> nn.Module:
     """The net, the same weights each time."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return work.net().to(work.dtype)
+        return work.net().to(work.device, work.dtype)

@@ -1,3 +1,4 @@
+import shutil
 from typing import Any
 
 import pytest
@@ -5,6 +6,7 @@ import torch
 
 from meta_lightning import MAMLModule
 from meta_lightning.algorithms import compiling
+from meta_lightning.algorithms.compiling import COMPILER
 from meta_lightning.errors import ConfigError
 
 from .problems import SINUSOIDS
@@ -27,6 +29,18 @@ def test_fit_compiles_once_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(said) == 2
     assert said[0].startswith("Compiling the meta-step of 4 tasks at once: ")
     assert said[1].startswith("Compiled in ")
+
+
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler")
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # of torch itself
+def test_what_ships_gives_the_same_gradient() -> None:
+    torch.compiler.reset()
+    torch.manual_seed(0)
+    module = MAMLModule(SINUSOIDS.net(), inner_steps=2, inner_lr=0.1)
+    arguments = module.learnable(), {}, SINUSOIDS.tasks(5), torch.tensor(0)
+    expected = module.meta_step(*arguments)
+    module.use(module.backend, compiler=COMPILER)
+    torch.testing.assert_close(module.meta_step(*arguments), expected)
 
 
 def test_each_module_has_its_own() -> None:

@@ -122,16 +122,18 @@ def test_the_ends_of_the_curve_alone_are_those_of_the_whole(case: Case) -> None:
     assert short["loss"].shape[1] == min(2, whole["loss"].shape[1])
 
 
+# The first compiler runs the tracing and the functionalised graph, but not the slow generation of code.
 @every_case
+@pytest.mark.parametrize("compiler", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # of torch itself
 @pytest.mark.parametrize("loop", ["vmap", "loop"])
-def test_compiled_meta_step_gives_the_same_gradient(case: Case, loop: Loop) -> None:
+def test_compiled_meta_step_gives_the_same_gradient(case: Case, loop: Loop, compiler: str) -> None:
     torch.manual_seed(0)
     module, tasks = case.make(case.problem.net()), case.problem.tasks()
     arguments = module.learnable(), dict(module.named_buffers()), tasks, torch.tensor(0)
-    # This backend runs the compiler's tracing and its functionalised graph, but not the slow code generation.
     torch.compiler.reset()  # every case compiles the same function anew, and the compiler counts
     expected = flat(module.meta_step(*arguments)[0])
-    module.use(Backend(loop), compiler="aot_eager")
+    module.use(Backend(loop), compiler=compiler)
     torch.testing.assert_close(flat(module.meta_step(*arguments)[0]), expected)
 
 
