@@ -32,7 +32,8 @@ _OURS: dict[str, dict[str, Any]] = {
     "ours: vmap, chunks of 4, compiled": {"chunk": 4, "compile": True},
     "ours: loop, compiled": {"loop": "loop", "compile": True},
 }
-# On a GPU besides: how many tasks at once, and in half the precision.
+# On a GPU besides: how many tasks at once, and in half the precision. (Autocast leaves double precision alone, so the
+# check of the gradients below says nothing of the latter's rounding.)
 _ON_A_GPU: dict[str, dict[str, Any]] = {
     **{f"ours: vmap, chunks of {chunk}": {"chunk": chunk} for chunk in (4, 8, 16)},
     "ours: vmap, bf16": {"bf16": True},

@@ -13,6 +13,9 @@ from rich.text import Text
 
 from meta_lightning.statistics import Figure, Mode, StepFigure
 
+# What a run's own report is called.
+OWN = "test_report"
+
 
 @dataclass(frozen=True)
 class Report:
@@ -88,10 +91,10 @@ def to_json(report: Any) -> str:
     return json.dumps(plain, indent=2, allow_nan=False) + "\n"
 
 
-def write(report: Report, folder: Path) -> None:
-    """Writes ``test_report.json`` and ``test_report.md``."""
-    (folder / "test_report.json").write_text(to_json(report))
-    (folder / "test_report.md").write_text(to_markdown(report))
+def write(report: Report, folder: Path, name: str = OWN) -> None:
+    """Writes ``test_report.json`` and ``test_report.md``, or the same under another name."""
+    (folder / f"{name}.json").write_text(to_json(report))
+    (folder / f"{name}.md").write_text(to_markdown(report))
 
 
 def to_markdown(report: Report) -> str:

@@ -37,23 +37,21 @@ class MetaModule(LightningModule, ABC):
 
     Args:
         net: The model to meta-learn: any module from ``[examples, *shape]`` to ``[examples, out]``, unchanged but for
-            its batch-norm layers, which follow ``batch_norm``. Parameters that do not require a gradient stay fixed
-            in both loops.
+            its batch-norm layers, which follow ``batch_norm``. What requires no gradient stays fixed in both loops.
         optimizer: The outer optimizer.
         lr_scheduler: Schedule of the outer rate, stepped once per meta-step.
-        loss: Averages over the examples of a task. ``auto`` takes cross-entropy for integer targets and mean squared
-            error for floats.
+        loss: Averages over a task's examples. ``auto``: cross-entropy for integer targets, squared error for floats.
         batch_norm: Where the statistics of a prediction come from, see `meta_lightning.functional.norm`.
         task_loop: ``vmap``, ``loop`` or ``split`` over the tasks of a meta-batch, see `Backend`: the same gradient,
             another speed and memory. The command ``benchmark`` says which is fastest.
         task_chunk: How many tasks vmap takes at once; null for all.
-        compile: Compile the meta-step with `torch.compile`, once, at the start of `fit`. Pays off for long runs.
+        compile: Compile the meta-step with `torch.compile`, once, at the start of `fit`. Pays off for long runs, in
+            which settings must not change, nor which layers are in eval mode: the compiled step would not notice.
         grad_clip: Largest norm of the meta-gradient; null for no limit.
         grad_clip_value: Largest size of each entry of the meta-gradient; null for no limit.
         check_finite_every: Meta-steps between two checks that loss and meta-gradient are finite. With 1, a run stops
             before the weights are touched. More spares the host the wait for a GPU, and gives that up.
-        inner_autocast: Adapt in the lower precision of ``trainer.precision: bf16-mixed`` too, where inner gradients
-            lose most of their digits; by default the inner loop stays in float32.
+        inner_autocast: Adapt in lower precision too under ``bf16-mixed``: inner gradients lose most of their digits.
 
     Raises:
         ConfigError: If a count is below 1, a limit of the gradient not above 0, or ``split`` is to be compiled.
@@ -156,8 +154,8 @@ class MetaModule(LightningModule, ABC):
 
     def figures(self, predictions: Tensor, targets: Tensor) -> Metrics:
         """The loss and the metric of predictions ``[examples, out]``: what training logs."""
-        metric = {losses.metric_name(targets): losses.metric(predictions, targets)}
-        return {"loss": self.loss_of(predictions, targets), **metric}
+        metric = losses.metric(predictions, targets)
+        return {"loss": self.loss_of(predictions, targets), losses.metric_name(targets): metric}
 
     def query_figures(self, net_params: Params, task: Task) -> Metrics:
         """The `figures` of the net's predictions for the queries; ``loss`` can be differentiated, once."""
@@ -243,6 +241,10 @@ class MetaModule(LightningModule, ABC):
         if self.compile_in_fit:
             self.use(self.backend, compiler=COMPILER)
 
+    def on_fit_end(self) -> None:
+        """Forgets what was compiled: it would go along with a copy, whatever its settings, and can't be pickled."""
+        self.use(self.backend)
+
     def on_train_start(self) -> None:
         """On a resume, the optimizer's settings are this run's and not the checkpoint's."""
         if self.lr_scheduler is None:  # a schedule owns the rate, and goes on from where it stood
@@ -274,14 +276,12 @@ class MetaModule(LightningModule, ABC):
             ``index`` ``[tasks]``; ``loss``, and ``accuracy`` or ``mse``, ``[tasks, steps + 1]``; for classes also
             ``confidence`` and ``correct`` after the last step, ``[tasks, queries]``.
         """
-        return {
-            "index": tasks.index,
-            **measure(self._curve_of(), self.figures, tasks, self.backend, every_step=every_step),
-        }
+        found = measure(self._curve_of(), self.figures, tasks, self.backend, every_step=every_step)
+        return {"index": tasks.index, **found}
 
     def _curve_of(self) -> CurveOf:
-        curve_of = partial(self.curve, self.learnable(), dict(self.named_buffers()))
-        return predictions_of(curve_of, self.net, self.backend)
+        curve = partial(self.curve, self.learnable(), dict(self.named_buffers()))
+        return predictions_of(curve, self.net, self.backend)
 
     def _measure(self, tasks: Task, stage: str) -> Metrics:
         results = self.evaluate(tasks, every_step=stage == "test")

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from textwrap import shorten
 from types import FunctionType
 from typing import Any, Protocol
@@ -74,21 +75,18 @@ def compiled(chunk_step: ChunkStep, backend: Compiler, device: torch.device) -> 
     Raises:
         ConfigError: When called, if it can't be compiled here.
     """
+    compile = partial(torch.compile, backend=backend, fullgraph=True, dynamic=False, options=_options(backend, device))
+    runs: dict[tuple[str, ...], ChunkStep] = {}
+    known: set[tuple[ChunkStep, torch.Size]] = set()
 
     def own(params: Params, buffers: Buffers, chunk: Task, step: Tensor, /) -> tuple[Params, Any]:
         return chunk_step(params, buffers, chunk, step)
 
-    run: ChunkStep = torch.compile(
-        _remembered_apart(own),
-        backend=backend,
-        fullgraph=True,
-        dynamic=False,
-        options=_options(backend, device),
-    )
-    known: set[torch.Size] = set()
-
     def announced(params: Params, buffers: Buffers, chunk: Task, step: Tensor, /) -> tuple[Params, Any]:
-        if chunk.query.x.shape in known:
+        # Which parameters learn may change while training goes on: frozen layers are released.
+        names = tuple(params)
+        run = runs.get(names) or runs.setdefault(names, compile(_remembered_apart(own)))
+        if (run, chunk.query.x.shape) in known:
             return run(params, buffers, chunk, step)
         tasks = len(chunk.index)
         rank_zero_info(
@@ -107,7 +105,7 @@ def compiled(chunk_step: ChunkStep, backend: Compiler, device: torch.device) -> 
                 f"model.compile: the meta-step can't be compiled here ({reason}); set model.compile to false"
             ) from error
         rank_zero_info(f"Compiled in {time.perf_counter() - started:.0f} s")
-        known.add(chunk.query.x.shape)
+        known.add((run, chunk.query.x.shape))
         return found
 
     return announced

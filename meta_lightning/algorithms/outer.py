@@ -81,9 +81,11 @@ def update(module: LightningModule, grads: Params, clip_norm: float | None, clip
         clip_value: The largest size of its entries; None for no limit.
     """
     optimizer = cast(LightningOptimizer, module.optimizers())
+    clipped = clip_norm is not None or clip_value is not None
     for name, param in module.named_parameters():
         if name in grads:
-            param.grad = grads[name]
+            # Two parameters may share one gradient, which clipping in place would then scale twice.
+            param.grad = grads[name].clone() if clipped else grads[name]
     for limit, algorithm in ((clip_norm, "norm"), (clip_value, "value")):
         if limit is not None:
             module.clip_gradients(optimizer.optimizer, limit, algorithm)

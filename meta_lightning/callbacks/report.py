@@ -14,10 +14,11 @@ from rich.console import Console
 from meta_lightning.algorithms.base import MetaModule
 from meta_lightning.callbacks.findings import GIVEN, NEAREST, UNTRAINED, joined, to_report
 from meta_lightning.card import to_card
+from meta_lightning.errors import ConfigError
 from meta_lightning.functional import losses, norm
 from meta_lightning.functional.prototypes import nearest_class_mean
 from meta_lightning.functional.tasks import map_tasks
-from meta_lightning.report import Report, to_scalars, to_screen, write
+from meta_lightning.report import OWN, Report, to_scalars, to_screen, write
 from meta_lightning.runs import Trained, read_checkpoint, run_folder, trained
 from meta_lightning.types import Metrics, Task
 
@@ -29,14 +30,21 @@ class TestReport(Callback):
         all_batch_norms: Measure the same weights under the other batch-norm protocols too: each costs another test.
         baselines: Measure what costs nothing beside it: chance, the untrained net (another test), and the nearest class
             mean in the inputs.
+        name: Of the files. The model card goes with ``test_report``: another name leaves both as they are.
 
     Attributes:
         report: Of the last test, on the first process.
+
+    Raises:
+        ConfigError: If the name is none of a file.
     """
 
     __test__ = False  # not a test case, whatever its name says to pytest
 
-    def __init__(self, all_batch_norms: bool = True, baselines: bool = True) -> None:
+    def __init__(self, all_batch_norms: bool = True, baselines: bool = True, name: str = OWN) -> None:
+        if not name or Path(name).name != name:
+            raise ConfigError(f"report.name is {name!r}; expected a file's name without a folder and an ending")
+        self._name = name
         self._all_batch_norms = all_batch_norms
         self._baselines = baselines
         self.report: Report | None = None
@@ -71,8 +79,9 @@ class TestReport(Callback):
         self._keep(GIVEN, outputs)
         self._seconds += time.perf_counter() - self._started
         assert isinstance(pl_module, MetaModule)
-        for name, results in self._others(pl_module, batch):
-            self._keep(name, results)
+        with trainer.precision_plugin.test_step_context():
+            for name, results in self._others(pl_module, batch):
+                self._keep(name, results)
 
     def _keep(self, name: str, results: Metrics) -> None:
         self._results.setdefault(name, []).append({key: values.cpu() for key, values in results.items()})
@@ -111,9 +120,12 @@ class TestReport(Callback):
             return
         folder = run_folder(checkpoint) if checkpoint else Path(log_dir or ".")
         folder.mkdir(parents=True, exist_ok=True)
-        write(self.report, folder)
-        (folder / "model_card.md").write_text(_card(self.report, trainer, pl_module, of_training))
-        print(f"Report: {folder / 'test_report.md'}, test_report.json and model_card.md")
+        write(self.report, folder, self._name)
+        written = f"{folder / self._name}.md and {self._name}.json"
+        if self._name == OWN:
+            (folder / "model_card.md").write_text(_card(self.report, trainer, pl_module, of_training))
+            written += ", and model_card.md"
+        print(f"Report: {written}")
 
 
 def _card(report: Report, trainer: Trainer, module: MetaModule, memory: Trained | None) -> str:

@@ -1,8 +1,10 @@
 """The command ``benchmark``: which way of mapping over tasks is fastest here, by measurement."""
 
 import copy
+import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -58,6 +60,20 @@ class Timing(NamedTuple):
     first: float
 
 
+class Ready(NamedTuple):
+    """A setting that ran once.
+
+    Attributes:
+        module: The algorithm with that setting.
+        step: Does a meta-step.
+        first: Seconds of the first one.
+    """
+
+    module: MetaModule
+    step: Callable[[], Params]
+    first: float
+
+
 def settings(tasks: int, *, inner_loop: bool, compile: bool) -> list[Setting]:
     """The settings worth a try for a meta-batch of this many tasks.
 
@@ -97,6 +113,7 @@ def benchmark(trainer: Trainer, model: MetaModule, data: EpisodicDataModule, *, 
         )
     data.prepare_data()
     data.setup("fit")
+    data.keep("train", trainer.strategy.root_device)
     probe(model, data.sample("fit"))
     device = trainer.strategy.root_device
     trainer.precision_plugin.convert_module(model)
@@ -108,44 +125,46 @@ def benchmark(trainer: Trainer, model: MetaModule, data: EpisodicDataModule, *, 
         return cast(Task, trainer.precision_plugin.convert_input(ready))
 
     tasks = draw()
-    steps: dict[Setting, Callable[[], Any]] = {}
-    firsts, failures = {}, {}
-    with trainer.precision_plugin.train_step_context():
-        tried = settings(data.meta_batch_size, inner_loop=model.has_inner_loop, compile=compile)
-        for setting in track(tried, "Trying each setting once", transient=True):
-            try:
-                steps[setting], firsts[setting] = _prepared(model, setting, tasks)
-            except (ConfigError, RuntimeError) as error:
-                failures[setting] = str(error).partition("\n")[0]
-        if not steps:
-            raise ConfigError(f"model: no setting of task_loop works here ({next(iter(failures.values()))})")
-        peaks = {setting: peak_memory(step, device) for setting, step in steps.items()}
-        Console().print(f"Timing {len(steps)} settings in turns, about {seconds * len(steps):.0f} s ...")
-        medians = interleaved(steps, seconds, device)
-        timings = [Timing(setting, medians[setting], peaks[setting], firsts[setting]) for setting in steps]
-        best = min(timings, key=lambda timing: timing.seconds)
-        drawing = interleaved({"step": steps[best.setting], "draw": draw}, seconds / 2, device)["draw"]
-    model.use(best.setting.backend)
-    around = around_meta_step(trainer, model, data, seconds)
+    ready: dict[Setting, Ready] = {}
+    failures = {}
+    tried = settings(data.meta_batch_size, inner_loop=model.has_inner_loop, compile=compile)
+    for setting in track(tried, "Trying each setting once", transient=True):
+        try:
+            ready[setting] = _prepared(model, setting, tasks, trainer.precision_plugin.train_step_context)
+        except (ConfigError, RuntimeError) as error:
+            failures[setting] = str(error).partition("\n")[0]
+    if not ready:
+        raise ConfigError(f"model: no setting of task_loop works here ({next(iter(failures.values()))})")
+    steps = {setting: of.step for setting, of in ready.items()}
+    peaks = {setting: peak_memory(step, device) for setting, step in steps.items()}
+    Console().print(f"Timing {len(steps)} settings in turns, about {seconds * len(steps):.0f} s ...")
+    medians = interleaved(steps, seconds, device)
+    timings = [Timing(setting, medians[setting], peaks[setting], of.first) for setting, of in ready.items()]
+    best = min(timings, key=lambda timing: timing.seconds)
+    drawing = interleaved({"step": steps[best.setting], "draw": draw}, seconds / 2, device)["draw"]
+    around = around_meta_step(trainer, ready[best.setting].module, data, seconds)
     _show(timings, failures, data.meta_batch_size, drawing, around)
     for line in _advice(best, timings, compile=compile):
         print(line)
 
 
-def _prepared(model: MetaModule, setting: Setting, tasks: Task) -> tuple[Callable[[], Params], float]:
-    """A meta-step that ran once, and how long that took."""
+def _prepared(
+    model: MetaModule, setting: Setting, tasks: Task, precision: Callable[[], AbstractContextManager[Any]]
+) -> Ready:
+    """A copy of the model with a setting; each meta-step enters the precision anew, as in training."""
     module = copy.deepcopy(model)
     module.use(setting.backend, compiler=COMPILER if setting.compile else None)
     params, buffers = module.learnable(), dict(module.named_buffers())
     step = torch.zeros((), dtype=torch.int64, device=module.device)
 
     def meta_step() -> Params:
-        return module.meta_step(params, buffers, tasks, step)[0]
+        with precision():
+            return module.meta_step(params, buffers, tasks, step)[0]
 
     started = time.perf_counter()
     meta_step()
     wait_for(module.device)
-    return meta_step, time.perf_counter() - started
+    return Ready(module, meta_step, time.perf_counter() - started)
 
 
 def _show(timings: list[Timing], failures: dict[Setting, str], tasks: int, drawing: float, around: float) -> None:
@@ -178,7 +197,7 @@ def _advice(best: Timing, timings: list[Timing], *, compile: bool) -> Iterator[s
     for key, value in best.setting.keys().items():
         yield f"    {key}: {'null' if value is None else str(value).lower()}"
     if best.setting.compile:
-        eager = min(timing.seconds for timing in timings if not timing.setting.compile)
+        eager = min((timing.seconds for timing in timings if not timing.setting.compile), default=math.inf)
         steps = best.first / (eager - best.seconds)
         yield f"Compiling takes {best.first:.0f} s and pays off after {steps:,.0f} meta-steps."
     elif not compile:

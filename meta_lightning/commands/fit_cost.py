@@ -21,8 +21,8 @@ from meta_lightning.callbacks import GracefulStop, MetaStepProgress
 from meta_lightning.data import EpisodicDataModule
 from meta_lightning.timing import wait_for
 
-# Meta-steps of the run at most.
-_MOST = 1000
+# Meta-steps of the run, at least and at most.
+_FEWEST, _MOST = 3, 1000
 
 
 class _Clock(Callback):
@@ -35,18 +35,19 @@ class _Clock(Callback):
         self.ends.append(time.perf_counter())
 
 
-def around_meta_step(trainer: Trainer, model: MetaModule, data: EpisodicDataModule, seconds: float) -> float:
+def around_meta_step(trainer: Trainer, module: MetaModule, data: EpisodicDataModule, seconds: float) -> float:
     """Median seconds that a meta-step of `fit` takes beside `MetaModule.meta_step`, its tasks' drawing included.
 
     Measured in a run of its own with a logger, a progress bar and the callback that takes signals.
 
     Args:
         trainer: Knows the device and the precision.
-        model: The algorithm; a copy is trained.
+        module: The algorithm, compiled already if it is to be; it is trained.
         data: The episodes.
         seconds: About how long to go on.
     """
-    module, clock = copy.deepcopy(model), _Clock()
+    clock = _Clock()
+    module.compile_in_fit = False
     meta_step = module.meta_step
     inside: list[float] = []
 
@@ -57,14 +58,14 @@ def around_meta_step(trainer: Trainer, model: MetaModule, data: EpisodicDataModu
         inside.append(time.perf_counter() - started)
         return found
 
-    module.meta_step = timed  # type: ignore[method-assign, assignment]  # of this copy
+    module.meta_step = timed  # type: ignore[method-assign, assignment]  # of this one
     device = trainer.strategy.root_device
     with _quiet(), tempfile.TemporaryDirectory() as folder:
         Trainer(
             accelerator="gpu" if device.type == "cuda" else device.type,
             devices=1 if device.index is None else [device.index],
             precision=trainer.precision,
-            max_steps=_MOST, max_epochs=-1, max_time=timedelta(seconds=seconds), limit_val_batches=0,
+            min_steps=_FEWEST, max_steps=_MOST, max_epochs=-1, max_time=timedelta(seconds=seconds), limit_val_batches=0,
             callbacks=[MetaStepProgress(), GracefulStop(), clock], logger=TensorBoardLogger(folder),
             enable_checkpointing=False, enable_model_summary=False,
         ).fit(module, datamodule=copy.copy(data))  # fmt: skip

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -191,7 +191,7 @@ class EpisodicDataModule(LightningDataModule):
         trainer = self.trainer
         assert trainer is not None
         self.check_shares("fit", trainer.world_size)
-        self._cache("train", trainer)
+        self.keep("train", trainer.strategy.root_device)
         batches = MetaBatches(self._draws("train"), self.meta_batch_size, trainer.global_rank, trainer.world_size)
         length = trainer.max_steps if trainer.max_steps > 0 else _ENDLESS
         return self._loader(batches, ResumingSampler(length, lambda: trainer.global_step))
@@ -222,8 +222,13 @@ class EpisodicDataModule(LightningDataModule):
         # Lightning converted the batch to the precision of the run before it was preprocessed.
         return self.trainer.precision_plugin.convert_input(batch) if self.trainer else batch
 
+    def keep(self, split: Split, device: torch.device) -> None:
+        """Moves a split to a device, under ``device_cache``; its meta-batches are cut there from then on."""
+        if self._device_cache:
+            self._families[split].to(device)
+
     def draw(self, split: Split, indices: Tensor) -> Task:
-        """The episodes of a split with these numbers, as one meta-batch on the CPU, inputs as stored.
+        """The episodes of a split with these numbers, as one meta-batch where the split lies, inputs as stored.
 
         Args:
             split: Which split.
@@ -254,10 +259,6 @@ class EpisodicDataModule(LightningDataModule):
         seed = self.seed if split == "train" else self.eval_seed
         return partial(draw, self._families[split], seed, split, self._shape(split))
 
-    def _cache(self, split: Split, trainer: Trainer) -> None:
-        if self._device_cache:
-            self._families[split].to(trainer.strategy.root_device)
-
     def _shape(self, split: Split) -> EpisodeShape:
         return self.train_shape if split == "train" else self.eval_shape
 
@@ -265,16 +266,18 @@ class EpisodicDataModule(LightningDataModule):
         trainer = self.trainer
         assert trainer is not None
         self.check_shares("test" if split == "test" else "validate", trainer.world_size)
-        self._cache(split, trainer)
+        self.keep(split, trainer.strategy.root_device)
         batches = MetaBatches(self._draws(split), self.eval_batch_size, trainer.global_rank, trainer.world_size, tasks)
         return self._loader(batches, ResumingSampler(-(-tasks // self.eval_batch_size), lambda: 0))
 
     def _loader(self, batches: MetaBatches, sampler: ResumingSampler) -> DataLoader[Task]:
+        trainer = self.trainer
+        assert trainer is not None
         return _Loader(
             batches,
             batch_size=None,
             sampler=sampler,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available() and not self._device_cache,
+            pin_memory=trainer.strategy.root_device.type == "cuda" and not self._device_cache,
         )

@@ -122,6 +122,7 @@ def mean_over_chunks(
     auxiliary = []
     for chunk in _chunks(tasks, backend):
         gradient, aux = of_chunk(chunk)
+        torch.clear_autocast_cache()  # else each chunk leaves a copy of the weights in the lower precision
         auxiliary.append(aux)
         if chunk is tasks:
             return gradient, aux

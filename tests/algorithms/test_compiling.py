@@ -1,4 +1,6 @@
+import pickle
 import shutil
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,7 +12,9 @@ from meta_lightning.algorithms.compiling import COMPILER
 from meta_lightning.errors import ConfigError
 
 from .problems import SINUSOIDS
-from .test_conformance import trainer
+from .test_conformance import flat, trainer
+
+sgd = partial(torch.optim.SGD, lr=0.01)
 
 
 def fitted(**options: Any) -> dict[str, torch.Tensor]:
@@ -54,6 +58,28 @@ def test_each_module_has_its_own() -> None:
         found.append(module.meta_step(module.learnable(), {}, SINUSOIDS.tasks(), torch.tensor(0))[0])
     torch.testing.assert_close(found[1], found[2])
     assert not torch.equal(found[0]["net.first.weight"], found[1]["net.first.weight"])
+
+
+def test_a_layer_that_is_released_learns() -> None:
+    torch.compiler.reset()
+    module = MAMLModule(SINUSOIDS.net())
+    module.use(module.backend, compiler="eager")
+    first = module.net.get_submodule("first").requires_grad_(False)
+    for names in ({"net.second.weight", "net.second.bias"}, {*dict(module.named_parameters())}):
+        gradients, _, _ = module.meta_step(module.learnable(), {}, SINUSOIDS.tasks(), torch.tensor(0))
+        assert {*gradients} == names
+        first.requires_grad_(True)
+
+
+def test_nothing_compiled_outlives_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("meta_lightning.algorithms.base.COMPILER", "eager")
+    module = MAMLModule(SINUSOIDS.net(), compile=True, optimizer=sgd)
+    trainer(2).fit(module, datamodule=SINUSOIDS.data())
+    module.trainer = None  # Lightning's can't be pickled
+    copy = pickle.loads(pickle.dumps(module))
+    copy.inner_steps = 3
+    arguments = module.learnable(), {}, SINUSOIDS.tasks(), torch.tensor(0)
+    assert not torch.equal(flat(copy.meta_step(*arguments)[0]), flat(module.meta_step(*arguments)[0]))
 
 
 def test_compile_does_not_go_with_split() -> None:

@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from meta_lightning.functional.tasks import Loop
+
 from .cases import CASES, Case
 from .test_conformance import trainer
 
@@ -42,6 +44,25 @@ def test_a_meta_step_waits_once_for_the_check_of_its_values(case: Case, monkeypa
     monkeypatch.setattr(module, "training_step", counted)
     trainer(5).fit(module, datamodule=case.problem.data())
     assert waits.counted == {"_local_scalar_dense": 5}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("loop", ["vmap", "loop"])
+def test_what_a_meta_step_returns_holds_no_graph(case: Case, loop: Loop) -> None:
+    module = case.make(case.problem.net(), task_loop=loop)
+    buffers, step = dict(module.named_buffers()), torch.tensor(0)
+    for found in module.meta_step(module.learnable(), buffers, case.problem.tasks(), step):
+        assert all(value.grad_fn is None and not value.requires_grad for value in found.values())
+
+
+def test_it_logs_at_the_interval_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, logged = CASES[0].make(CASES[0].problem.net()), Counter[int]()
+    for name in ("log", "log_dict"):
+        monkeypatch.setattr(module, name, lambda *_, **__: logged.update([module.global_step]))
+    run = trainer(7)
+    run.log_every_n_steps, run.limit_val_batches = 3, 0
+    run.fit(module, datamodule=CASES[0].problem.data())
+    assert {*logged} == {3, 6}
 
 
 def test_it_waits_less_where_the_check_is_rarer(monkeypatch: pytest.MonkeyPatch) -> None:

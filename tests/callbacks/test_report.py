@@ -5,11 +5,14 @@ import os
 import runpy
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from meta_lightning import MetaModule
 from meta_lightning.cli import main
 
 RUN = Path("logs/glyphs_5w1s/maml/version_0")
@@ -80,6 +83,38 @@ def test_baselines_are_those_of_their_own_tests(config: list[str], repository: P
 def test_what_was_not_asked_for_is_not_measured(config: list[str]) -> None:
     report = report_of(config, *QUICK)
     assert report["modes"] == report["baselines"] == {}
+
+
+def test_a_report_of_another_name_leaves_the_runs_own_and_its_card(config: list[str]) -> None:
+    own = report_of(config, *QUICK)
+    card = (RUN / "model_card.md").read_text()
+    assert main(["test", *config, "--ckpt_path=last", *QUICK, "--data.eval_seed=9", "--report.name=other"]) == 0
+    assert json.loads((RUN / "test_report.json").read_text()) == own
+    assert (RUN / "model_card.md").read_text() == card
+    assert json.loads((RUN / "other.json").read_text())["episode_hash"] != own["episode_hash"]
+    assert (RUN / "other.md").is_file()
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "../test_report"])
+def test_a_reports_name_has_no_folder(config: list[str], name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["test", *config, "--ckpt_path=last", f"--report.name={name}"]) == 2
+    assert f"report.name is {name!r}; expected a file's name without a folder" in capsys.readouterr().err
+
+
+def test_what_stands_beside_is_measured_in_the_precision_of_the_test(
+    config: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lowered = []
+    evaluate = MetaModule.evaluate
+
+    def noted(self: MetaModule, *arguments: Any, **options: Any) -> Any:
+        lowered.append(torch.is_autocast_enabled("cpu"))
+        return evaluate(self, *arguments, **options)
+
+    monkeypatch.setattr(MetaModule, "evaluate", noted)
+    report_of(config, "--trainer.precision=bf16-mixed")
+    assert len(lowered) == 4 * 3  # three batches: as trained, two other protocols, untrained
+    assert all(lowered)
 
 
 def test_a_test_made_again_gives_the_same_bytes(config: list[str]) -> None:

@@ -6,9 +6,14 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from meta_lightning import EpisodicDataModule, MAMLModule
 from meta_lightning.cli import main
-from meta_lightning.commands.benchmark import settings
+from meta_lightning.commands.benchmark import benchmark, settings
+from meta_lightning.data.sources import LabelledImages
 from meta_lightning.functional.tasks import Backend
+
+from ..algorithms.problems import FACES
+from ..algorithms.test_conformance import trainer
 
 SMALL = ["--data.meta_batch_size=4", "--seconds=0.05", "--trainer.accelerator=cpu"]
 
@@ -75,6 +80,29 @@ def test_compiled_settings_say_when_they_pay_off(
     said = capsys.readouterr().out
     assert pasted(said)["compile"] is True
     assert re.search(r"Compiling takes \d+ s and pays off after [\d,]+ meta-steps\.", said)
+
+
+def test_a_meta_step_may_outlast_the_time(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(repository, "sinusoid/maml.yaml", "--seconds=0.0001") == 0
+    assert pasted(capsys.readouterr().out)["compile"] is False
+
+
+def test_what_was_pasted_is_measured_again(
+    repository: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compiles(*_: object) -> None:
+        raise AssertionError("compiled within the run that is timed")
+
+    monkeypatch.setattr("meta_lightning.algorithms.base.compiled", compiles)
+    assert run(repository, "sinusoid/maml.yaml", "--model.compile=true") == 0
+
+
+def test_pictures_are_cut_where_they_are_in_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = []
+    monkeypatch.setattr(LabelledImages, "to", lambda self, device: kept.append(device))
+    data = EpisodicDataModule(FACES.source, ways=3, shots=2, queries=2, meta_batch_size=2, device_cache=True)
+    benchmark(trainer(1), MAMLModule(FACES.net()), data, compile=False, seconds=0.001)
+    assert kept == [torch.device("cpu")] * 2  # to time the drawing, and in the run
 
 
 @pytest.mark.parametrize(

@@ -178,3 +178,12 @@ def test_a_shared_picture_is_refused_under_any_name():
 def test_a_picture_may_repeat_within_a_split():
     table = LabelledImages(torch.zeros(2, 2, 1, 1, 1, dtype=torch.uint8), ["a", "b"])
     check_disjoint({"train": table})
+
+
+@pytest.mark.parametrize(("turn", "example", "said"), [(0, 7, "example 7"), (0, -1, "example -1"), (4, 0, "turn 4")])
+def test_a_number_out_of_range_is_refused_before_a_device_sees_it(coded_table, turn, example, said):
+    table = coded_table(rotations="per_task")
+    described = describe(table, 1, EpisodeShape(1, 1, 1))
+    described[0][0][1], described[0][0][2][1] = turn, example
+    with pytest.raises(ConfigError, match=rf"data\.episodes names what split .* does not have \({said}\)"):
+        table.recall(described, EpisodeShape(1, 1, 1))

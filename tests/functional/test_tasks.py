@@ -3,6 +3,7 @@ import torch
 from torch import Tensor
 
 from meta_lightning.functional import Backend, map_tasks, mean_gradient
+from meta_lightning.timing import peak_memory
 from meta_lightning.types import Examples, Params, Task
 
 BACKENDS = [Backend(), Backend(chunk=2), Backend(chunk=5), Backend(chunk=99), Backend("loop")]
@@ -52,3 +53,18 @@ def test_loop_takes_what_has_no_batching_rule() -> None:
     assert torch.equal(map_tasks(data_dependent, tasks(), Backend("loop")), torch.stack(expected))
     with pytest.raises(RuntimeError):
         map_tasks(data_dependent, tasks(), Backend())
+
+
+def test_memory_of_the_loop_does_not_grow_with_the_tasks_under_autocast() -> None:
+    weights = {"w": torch.randn(300, 300)}  # 180,000 bytes in the lower precision
+
+    def product(params: Params, task: Task) -> tuple[Tensor, dict[str, Tensor]]:
+        return (task.query.x.float().expand(3, 300) @ params["w"]).float().square().mean(), {}
+
+    def peak(number: int) -> int:
+        drawn = tasks(number)
+        with torch.autocast("cpu", torch.bfloat16):
+            return peak_memory(lambda: mean_gradient(product, weights, drawn, Backend("loop")))
+
+    peak(2)
+    assert peak(20) < peak(2) + 180_000

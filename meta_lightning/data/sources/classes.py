@@ -82,10 +82,12 @@ class LabelledImages:
         return self._build(*self._members(keys, shape), shape, keys)
 
     def _build(self, classes: Tensor, turns: Tensor, examples: Tensor, shape: EpisodeShape, index: Tensor) -> Task:
-        device = self.images.device
-        images = self.images[classes[..., None].to(device), examples.to(device)]
+        # Not blocking, though the memory is not pinned: the numbers are copied aside, and the host need not wait for
+        # what the device is at.
+        classes, turns, rows = (part.to(self.images.device, non_blocking=True) for part in (classes, turns, examples))
+        images = self.images[classes[..., None], rows]
         if self._rotations != "none":
-            order = self._turned[turns.to(device)][:, :, None, None].expand(*images.shape[:-2], -1)
+            order = self._turned[turns][:, :, None, None].expand(*images.shape[:-2], -1)
             images = images.flatten(-2).gather(-1, order).view_as(images)
         labels = torch.arange(classes.shape[1])[None, :, None].expand(examples.shape)
 
@@ -109,6 +111,10 @@ class LabelledImages:
             classes = torch.tensor([[number[name] for name, _, _ in task] for task in described])
             turns = torch.tensor([[turn for _, turn, _ in task] for task in described])
             examples = torch.tensor([[rows for _, _, rows in task] for task in described])
+            for what, numbers, bound in (("turn", turns, 4), ("example", examples, self.images.shape[1])):
+                beyond = numbers[(numbers < 0) | (numbers >= bound)]
+                if len(beyond):
+                    raise IndexError(f"{what} {beyond[0]}")  # before a GPU sees it: there it would end the process
             return self._build(classes, turns, examples, shape, torch.arange(len(described)))
         except (KeyError, ValueError, TypeError, IndexError, RuntimeError) as error:
             raise ConfigError(
