@@ -168,7 +168,7 @@ def _prepared(
 
 
 def _show(timings: list[Timing], failures: dict[Setting, str], tasks: int, drawing: float, around: float) -> None:
-    table = Table(title=f"a meta-step of {tasks} tasks", caption=(
+    table = Table(title=f"a meta-step of {tasks} task{'s' * (tasks > 1)}", caption=(
         "MB: peak of a meta-step. outside: share of `fit` that is not the meta-step. "
         f"`fit` adds {1e3 * around:.2f} ms to each: {1e3 * drawing:.2f} ms draw the tasks, the rest is the optimizer, "
         "the check for NaN, logging and Lightning's loop."
