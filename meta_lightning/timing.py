@@ -1,5 +1,6 @@
 """Time and memory of functions: medians of interleaved rounds, and the peak of what is allocated."""
 
+import gc
 import os
 import time
 from collections.abc import Callable, Hashable, Mapping
@@ -71,6 +72,7 @@ def peak_memory(function: Callable[[], Any], device: torch.device | None = None)
         wait_for(device)
         return torch.cuda.max_memory_allocated(device) - before
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else the profiler says on the screen that it starts and stops
+    gc.collect()  # garbage of before that is collected meanwhile would be met as memory that nobody allocated
     # The process's own peak would tell of the allocator and of whatever ran before.
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
         function()
