@@ -9,7 +9,6 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from datetime import timedelta
 from statistics import median
 from typing import Any
 
@@ -26,13 +25,18 @@ _FEWEST, _MOST = 3, 1000
 
 
 class _Clock(Callback):
-    """When each meta-step had ended."""
+    """When each meta-step had ended; ends training after some seconds.
 
-    def __init__(self) -> None:
+    Not by Lightning's ``max_time``, which with ``min_steps`` waits for the end of the epoch, and there is none.
+    """
+
+    def __init__(self, seconds: float) -> None:
         self.ends: list[float] = []
+        self._seconds = seconds
 
-    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         self.ends.append(time.perf_counter())
+        trainer.should_stop = len(self.ends) >= _FEWEST and self.ends[-1] - self.ends[0] >= self._seconds
 
 
 def around_meta_step(trainer: Trainer, module: MetaModule, data: EpisodicDataModule, seconds: float) -> float:
@@ -46,7 +50,7 @@ def around_meta_step(trainer: Trainer, module: MetaModule, data: EpisodicDataMod
         data: The episodes.
         seconds: About how long to go on.
     """
-    clock = _Clock()
+    clock = _Clock(seconds)
     module.compile_in_fit = False
     meta_step = module.meta_step
     inside: list[float] = []
@@ -65,7 +69,7 @@ def around_meta_step(trainer: Trainer, module: MetaModule, data: EpisodicDataMod
             accelerator="gpu" if device.type == "cuda" else device.type,
             devices=1 if device.index is None else [device.index],
             precision=trainer.precision,
-            min_steps=_FEWEST, max_steps=_MOST, max_epochs=-1, max_time=timedelta(seconds=seconds), limit_val_batches=0,
+            max_steps=_MOST, max_epochs=-1, limit_val_batches=0,
             callbacks=[MetaStepProgress(), GracefulStop(), clock], logger=TensorBoardLogger(folder),
             enable_checkpointing=False, enable_model_summary=False,
         ).fit(module, datamodule=copy.copy(data))  # fmt: skip

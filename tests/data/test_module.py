@@ -39,11 +39,12 @@ def source(coded_table):
     return Coded(coded_table())
 
 
-def trainer(**settings):
+def trainer(device="cpu", **settings):
     """What the module asks of a trainer."""
     return SimpleNamespace(
         **{"world_size": 1, "global_rank": 0, "max_steps": 5, "global_step": 0, **settings},
         precision_plugin=SimpleNamespace(convert_input=lambda batch: batch),
+        strategy=SimpleNamespace(root_device=torch.device(device)),
     )
 
 
@@ -196,6 +197,14 @@ def test_the_hash_is_of_the_episodes_that_are_served(source):
     data = module(source, ways=3, eval_seed=4, val_tasks=7, test_tasks=9)
     assert data.episode_hash("val") == episode_hash(source.table, 4, "val", EpisodeShape(3, 2, 3), 7)
     assert data.episode_hash("test") == episode_hash(source.table, 4, "test", EpisodeShape(3, 2, 3), 9)
+
+
+@pytest.mark.parametrize(
+    ("device", "cached", "pinned"), [("cpu", False, False), ("cuda", False, True), ("cuda", True, False)]
+)
+def test_memory_is_pinned_for_a_gpu_that_trains(device, cached, pinned):
+    data = module(trainer_settings={"device": device}, device_cache=cached)
+    assert data.train_dataloader().pin_memory is pinned
 
 
 def test_a_batch_is_moved_where_it_is_not_yet(source):

@@ -114,6 +114,7 @@ def test_members_that_lead_out_of_the_folder_are_refused(tmp_path: Path, name: s
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_a_name_given_twice_is_refused(tmp_path: Path) -> None:
     message = refuse_zip(packed([*MEMBERS, MEMBERS[0]]), tmp_path)
     assert f"images_background.zip: {MEMBERS[0][0]}" in message
