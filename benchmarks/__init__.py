@@ -1,1 +1,1 @@
-"""What is measured beside other libraries, as scripts that anyone can run: see docs/benchmarks.md."""
+"""Scripts that measure this library and others side by side, see docs/benchmarks.md."""

@@ -1,4 +1,4 @@
-"""One meta-step by each library, as its own documentation writes it."""
+"""One meta-step of each library, written as in that library's documentation."""
 
 import importlib
 import importlib.util
@@ -19,7 +19,7 @@ from meta_lightning.algorithms import MAMLModule
 from meta_lightning.functional.tasks import Backend, Loop
 from meta_lightning.types import Params, Task
 
-# A contender: does one meta-step when called, and returns the meta-gradient by the names of the net's parameters.
+# A contender runs one meta-step and returns the meta-gradient by parameter name.
 Contender = Callable[[], Params]
 
 
@@ -39,10 +39,10 @@ def _gradient_of(net: nn.Module) -> Params:
 def ours(
     work: Work, loop: Loop = "vmap", chunk: int | None = None, *, compile: bool = False, bf16: bool = False
 ) -> Contender:
-    """`MAMLModule.meta_step` on one of its backends, in the precision of ``trainer.precision: bf16-mixed`` if asked."""
+    """`MAMLModule.meta_step` with a given backend; ``bf16`` stands for ``trainer.precision: bf16-mixed``."""
     net, tasks = make_net(work), make_tasks(work)
     module = MAMLModule(net, inner_lr=work.inner_lr, inner_steps=work.inner_steps).to(work.device)
-    module.use(Backend(loop, chunk), compiler="inductor" if compile else None)
+    module.set_backend(Backend(loop, chunk), compiler="inductor" if compile else None)
     params, buffers, step = module.learnable(), dict(module.named_buffers()), torch.tensor(0, device=work.device)
 
     def meta_step() -> Params:
@@ -54,7 +54,7 @@ def ours(
 
 
 def plain_loop(work: Work) -> Contender:
-    """A loop over tasks in plain torch: what one writes by hand."""
+    """A handwritten loop over tasks in plain torch."""
     net, tasks, loss = make_net(work), make_tasks(work), _loss(work)
 
     def meta_step() -> Params:
@@ -74,7 +74,7 @@ def plain_loop(work: Work) -> Contender:
 
 
 def higher(work: Work) -> Contender:
-    """`higher.innerloop_ctx`, a task at a time."""
+    """`higher.innerloop_ctx`, one task at a time."""
     with warnings.catch_warnings(action="ignore"):
         library: Any = importlib.import_module("higher")
     net, tasks, loss = make_net(work), make_tasks(work), _loss(work)
@@ -93,9 +93,8 @@ def higher(work: Work) -> Contender:
 
 
 def torchopt(work: Work) -> Contender:
-    """`torchopt.MetaSGD`, a task at a time."""
+    """`torchopt.MetaSGD`, one task at a time."""
     library: Any = importlib.import_module("torchopt")
-
     net, tasks, loss = make_net(work), make_tasks(work), _loss(work)
     inner = library.MetaSGD(net, lr=work.inner_lr)
     start: list[Any] = [library.extract_state_dict(part, by="reference") for part in (net, inner)]
@@ -114,7 +113,7 @@ def torchopt(work: Work) -> Contender:
 
 
 def learn2learn(work: Work, folder: Path) -> Contender:
-    """`learn2learn.algorithms.MAML` from a source folder, a task at a time: the package does not build any more."""
+    """`learn2learn.algorithms.MAML`, one task at a time, from a source folder because the package no longer builds."""
     library = _learn2learn(folder)
     net, tasks, loss = make_net(work), make_tasks(work), _loss(work)
     maml = library.MAML(net, lr=work.inner_lr)
@@ -132,19 +131,21 @@ def learn2learn(work: Work, folder: Path) -> Contender:
 
 
 def _learn2learn(folder: Path) -> Any:
-    """The module ``learn2learn.algorithms.maml`` without the package's own imports, which need its compiled parts."""
+    """Imports ``learn2learn.algorithms.maml`` without the package's ``__init__``, which needs its compiled parts."""
     for name in ("learn2learn", "learn2learn.algorithms"):
         package = types.ModuleType(name)
         package.__path__ = [str(folder.joinpath(*name.split(".")))]
         sys.modules.setdefault(name, package)
     spec = importlib.util.find_spec("learn2learn.algorithms.maml")
     if spec is None:
-        raise SystemExit(f"--learn2learn {folder}: no learn2learn/algorithms/maml.py there; expected its source folder")
+        raise SystemExit(
+            f"--learn2learn {folder}: it has no learn2learn/algorithms/maml.py; expected the library's source folder"
+        )
     return importlib.import_module("learn2learn.algorithms.maml")
 
 
-class _AsTheyCall(nn.Module):
-    """The net with the interface that `metalearn` asks of one."""
+class _MetalearnNet(nn.Module):
+    """Wraps a net in the interface that `metalearn` requires."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -158,12 +159,12 @@ class _AsTheyCall(nn.Module):
 
 
 def parallel_metalearn(work: Work, backend: str) -> Contender:
-    """`metalearn.MAML.step` with its ``vmap`` or ``sequential`` backend; its outer step is one of rate 0."""
+    """`metalearn.MAML.step` with its ``vmap`` or ``sequential`` backend. Its outer step has learning rate 0."""
     from metalearn.algorithms.MAML import MAML
     from metalearn.inner_optimizers.optimizers import InnerSGD
     from metalearn.loss.base import BaseLoss
 
-    from meta_lightning.functional.norm import use_episode_statistics
+    from meta_lightning.functional.norm import apply_protocol
 
     class Loss(BaseLoss):  # type: ignore[misc]  # metalearn ships no types
         def forward(self, out_dict: Any, targets: Tensor, **_: Any) -> tuple[Tensor, Tensor]:
@@ -172,8 +173,8 @@ def parallel_metalearn(work: Work, backend: str) -> Contender:
 
     net, tasks = make_net(work), make_tasks(work)
     if backend == "vmap":
-        use_episode_statistics(net)  # with torch's own batch norm its meta-gradient under vmap would be wrong
-    model = _AsTheyCall(net)
+        apply_protocol(net, "transductive")  # with torch's own batch norm its meta-gradient under vmap would be wrong
+    model = _MetalearnNet(net)
     maml = MAML(
         model=model,
         optimizer=torch.optim.SGD(model.parameters(), lr=0.0),

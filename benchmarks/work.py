@@ -1,4 +1,4 @@
-"""The pieces of work that are timed: a net, a meta-batch, and an inner loop, the same for every library."""
+"""The workloads that are timed: a net, a meta-batch and an inner loop, identical for every library."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,16 +15,16 @@ class Work(NamedTuple):
     """One meta-step of second-order MAML.
 
     Attributes:
-        title: For tables.
-        net: Makes the net.
-        tasks: How many tasks a meta-batch has.
-        shots: Support examples of a task (per class where there are classes).
-        queries: Query examples, likewise.
-        inner_lr: Inner rate.
-        inner_steps: Adaptation steps.
-        ways: Classes; None for regression.
-        dtype: Of weights and inputs.
-        device: Where they lie.
+        title: The title in tables.
+        net: Builds the net.
+        tasks: The number of tasks in a meta-batch.
+        shots: Support examples of a task, per class if there are classes.
+        queries: Query examples of a task, per class if there are classes.
+        inner_lr: The inner learning rate.
+        inner_steps: The number of adaptation steps.
+        ways: Classes of a task; None for regression.
+        dtype: The dtype of the weights and inputs.
+        device: The device of the weights and inputs.
     """
 
     title: str
@@ -58,23 +58,23 @@ WORKS = {
 
 
 def make_tasks(work: Work) -> Task:
-    """A meta-batch of noise in the work's shapes: its content does not matter to the clock."""
+    """Makes a meta-batch of noise in the shapes of the workload. The content does not affect the time."""
     generator = torch.Generator().manual_seed(0)
 
-    def examples(each: int) -> Examples:
+    def examples(number: int) -> Examples:
         if work.ways is None:
-            x = 10 * torch.rand(work.tasks, each, 1, generator=generator, dtype=work.dtype) - 5
+            x = 10 * torch.rand(work.tasks, number, 1, generator=generator, dtype=work.dtype) - 5
             return Examples(x, torch.sin(x))
-        x = torch.rand(work.tasks, each * work.ways, 1, 28, 28, generator=generator, dtype=work.dtype)
-        return Examples(x, torch.arange(work.ways).repeat_interleave(each).expand(work.tasks, -1).contiguous())
+        x = torch.rand(work.tasks, number * work.ways, 1, 28, 28, generator=generator, dtype=work.dtype)
+        return Examples(x, torch.arange(work.ways).repeat_interleave(number).expand(work.tasks, -1).contiguous())
 
-    tasks = Task(examples(work.shots), examples(work.queries), torch.arange(work.tasks))
+    tasks = Task(examples(work.shots), examples(work.queries), *[torch.arange(work.tasks)] * 2)
     moved: Task = move_data_to_device(tasks, torch.device(work.device))
     return moved
 
 
 def make_net(work: Work) -> nn.Module:
-    """The net, the same weights each time."""
+    """Builds the net, with the same weights each time."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return work.net().to(work.device, work.dtype)

@@ -1,7 +1,7 @@
-"""MAML on sinusoids with nothing but the functional core: no Lightning, no classes, about a minute on a laptop.
+"""MAML on sinusoids with the functional core alone, without Lightning or classes; takes about a minute on a laptop.
 
-A task is a sinusoid of its own amplitude and phase. The inner loop fits one from ten points by one gradient step; the
-outer loop looks for the initialisation from which that step helps most.
+Each task is a sinusoid with its own amplitude and phase. The inner loop fits it to ten points with one gradient step.
+The outer loop learns the initialisation that minimises the loss after this step.
 """
 
 import torch
@@ -26,10 +26,10 @@ def main(meta_steps: int = 10_000) -> list[float]:
         return nn.functional.mse_loss(functional_call(net, params, (x,)), y)
 
     def query_loss(params: Params, task: Task) -> tuple[Tensor, Tensor]:
-        inner = adapt(lambda trial, _: loss(trial, *task.support), params, sgd(), rates=0.01, steps=1)
-        adapted, _ = last(inner)  # `adapt` yields the parameters after each step, and what the rule carries
+        inner = adapt(lambda current, _: loss(current, *task.support), params, sgd(), rates=0.01, steps=1)
+        adapted, _ = last(inner)  # `adapt` yields the parameters and the state of the rule after each step
         after = loss(adapted, *task.query)
-        return after, after  # what to differentiate, and what to keep
+        return after, after  # the value to differentiate, and the value to return as it is
 
     history = []
     for step in range(meta_steps):

@@ -1,7 +1,7 @@
-"""How far pixels alone carry: each query gets the class whose mean support picture is nearest. A floor for any method.
+"""A baseline without training: each query gets the class whose mean support picture is nearest in pixel space.
 
-Judged on the very episodes of `test` with `configs/glyphs_5w1s` or, where a folder with its zips is given, with
-`configs/omniglot_5w1s` (the hash is that of the report).
+The episodes are those of `test` with `configs/glyphs_5w1s`, and the printed hash is the hash in its reports. With the
+folder of the Omniglot zips as an argument, they are the episodes of the 2,000 test tasks of `configs/omniglot_5w1s`.
 """
 
 import sys
@@ -10,7 +10,7 @@ import torch
 
 from meta_lightning import ConfigError, EpisodicDataModule
 from meta_lightning.data import Glyphs, Omniglot
-from meta_lightning.statistics import mean_and_interval
+from meta_lightning.reporting.statistics import mean_and_interval
 
 
 def main(data: EpisodicDataModule) -> float:
@@ -22,9 +22,8 @@ def main(data: EpisodicDataModule) -> float:
         batch = data.draw("test", torch.arange(first, min(first + 100, data.test_tasks)))
         batch = data.on_after_batch_transfer(batch, 0)
         support, query = batch.support.x.flatten(2), batch.query.x.flatten(2)  # [tasks, examples, pixels]
-        means = support.view(len(support), -1, shape.shots, support.shape[-1]).mean(
-            2
-        )  # the support set stands class by class
+        by_class = support.view(len(support), -1, shape.shots, support.shape[-1])  # the support set is in class order
+        means = by_class.mean(2)  # [tasks, ways, pixels]
         accuracies.append((torch.cdist(query, means).argmin(-1) == batch.query.y).float().mean(1))
     mean, interval = mean_and_interval(torch.cat(accuracies))
     episodes = data.episode_hash("test")

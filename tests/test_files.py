@@ -95,3 +95,17 @@ def test_data_are_prepared_by_one_process_at_a_time(monkeypatch: pytest.MonkeyPa
 
     EpisodicDataModule(Watched()).prepare_data()
     assert locked
+
+
+def test_who_waits_for_a_lock_says_so_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(files.tempfile, "gettempdir", lambda: str(Path.cwd()))
+    monkeypatch.setattr(files, "_PATIENCE", 0.1)
+    with one_at_a_time("things"):  # not for long
+        pass
+    (lock,) = Path.cwd().glob("*-things.lock")
+    with lock.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        threading.Timer(0.4, lambda: fcntl.flock(held, fcntl.LOCK_UN)).start()
+        assert capsys.readouterr().out == ""
+        with one_at_a_time("things"):
+            assert capsys.readouterr().out == f"Waiting for another process, which has locked {lock}\n"

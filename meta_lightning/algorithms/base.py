@@ -1,67 +1,99 @@
-"""The abstract algorithm: everything about a meta-step that does not depend on the method."""
+"""The abstract base class of all algorithms."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import nullcontext
+from abc import abstractmethod
+from collections.abc import Hashable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from inspect import signature
-from typing import Any, ClassVar, cast
+from inspect import currentframe
+from typing import Any, ClassVar
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from meta_lightning.algorithms.adopt import adopt
-from meta_lightning.algorithms.compiling import COMPILER, ChunkStep, Compiler, choose_backend, compiled
-from meta_lightning.algorithms.evaluation import CurveOf, averages, before_adaptation, measure, predictions_of
-from meta_lightning.algorithms.outer import check_limits, outer_settings, plain, reseed, schedule, update
-from meta_lightning.algorithms.reduce import average_over_ranks, check_trainer, diverged
-from meta_lightning.errors import DivergedError
-from meta_lightning.functional import losses, norm
-from meta_lightning.functional.adapt import adapt
-from meta_lightning.functional.apart import apart
-from meta_lightning.functional.rules import sgd
+from meta_lightning.engine import outer_loop, recipes
+from meta_lightning.engine.adaptable import AdaptableModule
+from meta_lightning.engine.compiling import COMPILER, ChunkStep, Compiler, choose_backend, compiled
+from meta_lightning.engine.distributed import average_over_ranks, check_trainer, diverged
+from meta_lightning.engine.evaluation import CurveOf, averages, before_adaptation, measure, predict_one_task_at_a_time
+from meta_lightning.engine.finite import FiniteEvaluation
+from meta_lightning.engine.prepare_net import prepare_net
+from meta_lightning.engine.run_start import start_run
+from meta_lightning.engine.trainer_parts import callbacks_of, log_interval
+from meta_lightning.engine.training_record import note_training
+from meta_lightning.errors import ConfigError, DivergedError
+from meta_lightning.functional import norm
+from meta_lightning.functional.attention import differentiable_attention
+from meta_lightning.functional.inputs import replaced
+from meta_lightning.functional.params import strip_prefix
+from meta_lightning.functional.task_kind import Loss, LossName, TaskKind, kind_of, resolve_loss
 from meta_lightning.functional.tasks import Backend, Loop, chunk_gradient, count, mean_over_chunks
-from meta_lightning.types import Buffers, Examples, Metrics, Params, Prediction, Rates, Task
+from meta_lightning.types import Buffers, Metrics, Objective, Params, Prediction, Task
 
 
-class MetaModule(LightningModule, ABC):
+class MetaModule(AdaptableModule):
     """A meta-learning algorithm as a LightningModule.
 
-    A subclass supplies two pure functions of one task, `objective` and `curve`; this class maps them over tasks,
-    averages, reduces over processes, steps the outer optimizer once per meta-batch, evaluates and logs.
+    A subclass implements two pure functions of one task, `objective` and `curve`. This class maps them over tasks,
+    averages over tasks and processes, steps the outer optimizer once per meta-batch, evaluates and logs.
 
     Args:
-        net: The model to meta-learn: any module from ``[examples, *shape]`` to ``[examples, out]``, unchanged but for
-            its batch-norm layers, which follow ``batch_norm``. What requires no gradient stays fixed in both loops.
+        net: The model to meta-learn: any module from ``[examples, *shape]`` to ``[examples, out]``. Only its
+            normalisation layers are changed, see `prepare_net`. Parameters that require no gradient stay fixed in both
+            loops.
         optimizer: The outer optimizer.
-        lr_scheduler: Schedule of the outer rate, stepped once per meta-step.
-        loss: Averages over a task's examples. ``auto``: cross-entropy for integer targets, squared error for floats.
-        batch_norm: Where the statistics of a prediction come from, see `meta_lightning.functional.norm`.
-        task_loop: ``vmap``, ``loop`` or ``split`` over the tasks of a meta-batch, see `Backend`: the same gradient,
-            another speed and memory. The command ``benchmark`` says which is fastest.
-        task_chunk: How many tasks vmap takes at once; null for all.
-        compile: Compile the meta-step with `torch.compile`, once, at the start of `fit`. Pays off for long runs, in
-            which settings must not change, nor which layers are in eval mode: the compiled step would not notice.
-        grad_clip: Largest norm of the meta-gradient; null for no limit.
-        grad_clip_value: Largest size of each entry of the meta-gradient; null for no limit.
+        lr_scheduler: The schedule of the outer learning rate, stepped once per meta-step.
+        loss: The loss, averaged over a task's examples: a name, a module or a function of predictions and targets.
+            ``auto`` is cross-entropy for class labels and squared error for values. The outer loop learns the
+            parameters of a module.
+        batch_norm: The batch-norm protocol: the source of the statistics, see `meta_lightning.functional.norm`.
+        task_loop: How to map over the tasks of a meta-batch: ``vmap``, ``loop`` or ``split``, see `Backend`. All of
+            them give the same gradient; the command ``benchmark`` compares their speed and memory.
+        task_chunk: The number of tasks that vmap processes at once; null for all.
+        compile: Compile the meta-step with `torch.compile` at the start of ``fit``, which pays off for long runs. The
+            compiled step does not notice later changes of the settings or of which layers are in eval mode.
+        grad_clip: The largest norm of the meta-gradient; null for no limit.
+        grad_clip_value: The largest absolute value of the meta-gradient's entries; null for no limit.
         check_finite_every: Meta-steps between two checks that loss and meta-gradient are finite. With 1, a run stops
-            before the weights are touched. More spares the host the wait for a GPU, and gives that up.
-        inner_autocast: Adapt in lower precision too under ``bf16-mixed``: inner gradients lose most of their digits.
+            before the weights change. With a larger number the host waits less often for a GPU, but the weights may be
+            spoilt before the run stops.
+        inner_autocast: Also adapt in lower precision under ``bf16-mixed``. Inner gradients then lose most of their
+            digits.
+        check_derivative: Compare the derivatives of the net with finite differences before training. Turn this off for
+            a net whose gradient differs from its derivative on purpose, such as one with a straight-through estimator.
 
     Raises:
-        ConfigError: If a count is below 1, a limit of the gradient not above 0, or ``split`` is to be compiled.
+        ConfigError: If a count is below 1, a limit of the gradient is not above 0, or ``split`` is to be compiled.
+
+    Example:
+        Joint training, which predicts without adaptation:
+
+        >>> class JointTraining(MetaModule):
+        ...     def curve(self, params, buffers, task):
+        ...         yield Prediction(self.predict, strip_prefix(params, "net."), task)
+        ...     def objective(self, params, buffers, task, step):
+        ...         metrics = self.metrics(next(self.curve(params, buffers, task))(), task.query.y)
+        ...         return Objective(metrics["loss"], metrics)
+        >>> list(JointTraining(nn.Linear(1, 1)).learnable())
+        ['net.weight', 'net.bias']
     """
 
-    has_inner_loop: ClassVar[bool] = True
-    """Whether there is a before and an after adaptation to tell apart."""
+    has_inner_loop: ClassVar[bool] = False
+    """Whether the method adapts in steps, so that it has metrics before and after adaptation."""
+
+    @property
+    def second_order(self) -> bool:
+        """Whether the meta-gradient is the derivative of `objective` and takes second derivatives of the net.
+
+        If so, attention uses a kernel that has them, and finite differences of the objective check the gradient before
+        training. A method that stops gradients in its objective, or needs first derivatives only, says False.
+        """
+        return True
 
     net_predicts: ClassVar[bool] = True
-    """Whether the net's outputs are the predictions, one column per class; else they are features of any width."""
+    """Whether the net's outputs are the predictions, one column per class; otherwise the outputs are features."""
 
     def __init__(
         self,
@@ -69,7 +101,7 @@ class MetaModule(LightningModule, ABC):
         *,
         optimizer: OptimizerCallable = lambda parameters: torch.optim.Adam(parameters, lr=1e-3),
         lr_scheduler: LRSchedulerCallable | None = None,
-        loss: losses.LossName | losses.Loss = "auto",
+        loss: LossName | nn.Module | Loss = "auto",
         batch_norm: norm.Protocol = "transductive",
         task_loop: Loop = "vmap",
         task_chunk: int | None = None,
@@ -78,142 +110,173 @@ class MetaModule(LightningModule, ABC):
         grad_clip_value: float | None = None,
         check_finite_every: int = 1,
         inner_autocast: bool = False,
+        check_derivative: bool = True,
     ) -> None:
         super().__init__()
-        check_limits(check_finite_every, grad_clip=grad_clip, grad_clip_value=grad_clip_value)
-        adopt(net, batch_norm)
+        self._arguments = recipes.constructor_arguments(MetaModule, currentframe())
+        outer_loop.check_gradient_limits(check_finite_every, grad_clip=grad_clip, grad_clip_value=grad_clip_value)
+        prepare_net(net, batch_norm, compile=compile)
         self.automatic_optimization = False
         self.net = net
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.loss = loss
         self.batch_norm: norm.Protocol = batch_norm
-        self.use(choose_backend(task_loop, task_chunk, compile=compile))
+        self.set_backend(choose_backend(task_loop, task_chunk, compile=compile))
         self.grad_clip, self.grad_clip_value = grad_clip, grad_clip_value
         self.check_finite_every = check_finite_every
         self.inner_autocast = inner_autocast
-        self.stop_requested = self.stop_agreed = 0  # signals: what this process got, and what all end on
+        self.check_derivative = check_derivative
+        # The signal that this process received, and the signal that all processes agreed to end on; 0 for none.
+        self.stop_requested = self.stop_agreed = 0
         self.step_seed = torch.initial_seed()
+        self.trained_with = {}
         self.compile_in_fit = compile
 
     @abstractmethod
-    def objective(self, params: Params, buffers: Buffers, task: Task, step: Tensor) -> tuple[Tensor, Any]:
-        """The scalar whose gradient in ``params`` is this task's meta-gradient.
+    def objective(self, params: Params, buffers: Buffers, task: Task, step: Tensor) -> Objective:
+        """The scalar whose gradient with respect to ``params`` is this task's meta-gradient.
 
-        Pure: it must run under `torch.func.vmap`, `torch.func.grad` and `torch.compile`. A method whose meta-gradient
-        is no derivative states it as one by stopping gradients (``sum(params * gradient.detach())``).
+        The function must be pure, because it runs under `torch.func.vmap`, `torch.func.grad` and `torch.compile`. A
+        method whose meta-gradient is not the derivative of a loss returns ``sum(params * gradient.detach())``.
 
         Args:
-            params: What is meta-learned, named as in ``named_parameters()``.
-            buffers: What is carried, named as in ``named_buffers()``.
+            params: The meta-learned parameters, named as in ``named_parameters()``.
+            buffers: The carried buffers, named as in ``named_buffers()``.
             task: One episode.
             step: The number of the meta-step, a scalar tensor.
-
-        Returns:
-            The scalar, and a pair: the buffers that change (averaged over tasks) and the metrics to log
-            (see `figures`).
         """
 
     @abstractmethod
     def curve(self, params: Params, buffers: Buffers, task: Task) -> Iterator[Prediction]:
-        """Predictions for the queries of one task after 0, 1, ... adaptation steps of evaluation.
+        """Predicts the queries of one task after 0, 1, ... adaptation steps, as in evaluation.
 
         Args:
-            params: What is meta-learned.
-            buffers: What is carried.
-            task: One episode; the targets of its queries are not to be used.
+            params: The meta-learned parameters.
+            buffers: The carried buffers.
+            task: One episode. The method must not use the targets of its queries.
 
         Yields:
-            What predicts ``[queries, out]``, at the start and after each step. Validation calls the first and the last.
+            A prediction ``[queries, out]`` before the first step and after each step. It is computed when it is called;
+            validation calls only the first and the last.
         """
 
-    def inner_loop(
-        self, net_params: Params, task: Task, rates: Rates, steps: int, *, first_order: bool = True
-    ) -> Iterator[Params]:
-        """The net's parameters after 0, 1, ... steps of gradient descent on the support set."""
+    def gather(self, params: Params, buffers: Buffers, tasks: Task, step: Tensor) -> Task:
+        """Prepares a meta-batch before a meta-step or an evaluation; by default, it returns the tasks unchanged.
 
-        def loss(trial: Params, step: int) -> Tensor:
-            return self.support_loss(trial, task.support)
+        A method whose data depend on the parameters, such as on-policy episodes, overrides this method to collect them.
+        Gradients do not pass through it.
 
-        for adapted, _ in adapt(loss, net_params, sgd(), rates, steps, first_order=first_order):
-            yield adapted
+        Args:
+            params: The meta-learned parameters, detached.
+            buffers: The carried buffers.
+            tasks: A meta-batch, ``[tasks, ...]``.
+            step: The number of the meta-step, a scalar tensor.
+        """
+        return tasks
 
-    def support_loss(self, net_params: Params, support: Examples) -> Tensor:
-        """The net's loss on support examples, with the statistics of that batch."""
-        with nullcontext() if self.inner_autocast else torch.autocast(self.device.type, enabled=False):
-            return self.loss_of(functional_call(self.net, net_params, (support.x,)), support.y)
-
-    def predict(self, net_params: Params, task: Task) -> Tensor:
-        """The net's predictions for the queries under ``batch_norm``, ``[queries, out]``."""
-        batched = self.backend.batched
-        return norm.predict(self.net, net_params, task.support.x, task.query.x, self.batch_norm, batched=batched)
+    def task_kind(self, targets: Tensor) -> TaskKind:
+        """The kind of a task with these targets."""
+        return kind_of(targets)
 
     def loss_of(self, predictions: Tensor, targets: Tensor) -> Tensor:
         """The mean loss over examples, a scalar."""
-        return losses.resolve(self.loss, targets)(predictions, targets)
+        return resolve_loss(self.loss, self.task_kind(targets))(predictions, targets)
 
-    def figures(self, predictions: Tensor, targets: Tensor) -> Metrics:
-        """The loss and the metric of predictions ``[examples, out]``: what training logs."""
-        metric = losses.metric(predictions, targets)
-        return {"loss": self.loss_of(predictions, targets), losses.metric_name(targets): metric}
+    def task_objective(self, params: Params, buffers: Buffers, task: Task, step: Tensor) -> Objective:
+        """`objective`, in which `loss_of` uses the loss's parameters of ``params``."""
+        with self.loss_parameters(strip_prefix(params, "loss.")):
+            objective = self.objective(params, buffers, task, step)
+        if not isinstance(objective, Objective) or objective.loss.ndim:
+            is_loss = isinstance(objective, Objective)
+            found = f"a loss of shape {list(objective.loss.shape)}" if is_loss else type(objective).__name__
+            raise ConfigError(
+                f"{type(self).__name__}.objective returns {found}; expected meta_lightning.types.Objective(loss, "
+                "metrics), whose loss is one number"
+            )
+        return objective
 
-    def query_figures(self, net_params: Params, task: Task) -> Metrics:
-        """The `figures` of the net's predictions for the queries; ``loss`` can be differentiated, once."""
-        if self.backend.loop != "split":
-            return self._judge(net_params, task)[1]
-        with norm.fused(self.net):
-            loss, figures = apart(self._judge, net_params, task)
-        return figures | {"loss": loss}
+    def loss_parameters(self, params: Params) -> AbstractContextManager[None]:
+        """Lets `loss_of` use these parameters of the loss, by their own names, while the context lasts."""
+        return replaced(self.loss, params) if params and isinstance(self.loss, nn.Module) else nullcontext()
 
-    def _judge(self, net_params: Params, task: Task) -> tuple[Tensor, Metrics]:
-        figures = self.figures(self.predict(net_params, task), task.query.y)
-        return figures["loss"], figures
+    def metrics(self, predictions: Tensor, targets: Tensor) -> Metrics:
+        """The loss and the kind's metric of predictions ``[examples, out]``, as scalars."""
+        kind = self.task_kind(targets)
+        return {"loss": self.loss_of(predictions, targets), kind.metric: kind.measure(predictions, targets)}
+
+    def judge(self, adapted: Params, predictions: Tensor, targets: Tensor) -> Metrics:
+        """`metrics` of predictions that were made with adapted parameters."""
+        return self.metrics(predictions, targets)
 
     def learnable(self) -> Params:
         """The parameters that the outer loop learns, detached."""
         return {name: param.detach() for name, param in self.named_parameters() if param.requires_grad}
 
+    def static_values(self) -> Hashable:
+        """The settings that may change during a run. A compiled meta-step is compiled again when they change."""
+        return ()
+
     def meta_step(self, params: Params, buffers: Buffers, tasks: Task, step: Tensor) -> tuple[Params, Buffers, Metrics]:
-        """The meta-gradient of a meta-batch: pure, and the unit that is compiled, timed and tested.
+        """Computes the meta-gradient of a meta-batch. The function is pure: no parameter or buffer changes.
 
         Args:
-            params: What is meta-learned, detached.
-            buffers: What is carried.
+            params: The meta-learned parameters, detached.
+            buffers: The carried buffers.
             tasks: A meta-batch, ``[tasks, ...]``.
             step: The number of the meta-step, a scalar tensor.
 
         Returns:
-            The gradient of the mean over tasks; the buffers that changed, averaged over tasks; metrics ``[tasks]``.
+            The gradient of the objective's mean over tasks; the new values of the buffers that change, averaged over
+            tasks; and the metrics, ``[tasks]`` each.
+
+        Example:
+            >>> from meta_lightning import load_run
+            >>> module, data, _ = load_run("logs/sinusoid/maml/version_0")
+            >>> tasks = data.sample("validate")
+            >>> gradient, _, metrics = module.meta_step(module.learnable(), {}, tasks, torch.tensor(0))
+            >>> gradient["net.0.weight"].shape, metrics["loss"].shape
+            (torch.Size([40, 1]), torch.Size([1]))
         """
-        of_chunk = self._of_chunk
-        grads, (carried, metrics) = mean_over_chunks(lambda c: of_chunk(params, buffers, c, step), tasks, self.backend)
+        run = self._chunk_step
+        with differentiable_attention(twice=self.second_order):
+            grads, (carried, metrics) = mean_over_chunks(lambda c: run(params, buffers, c, step), tasks, self.backend)
         changed = {name: value.mean(0) if value.is_floating_point() else value[0] for name, value in carried.items()}
         return grads, changed, metrics
 
     def chunk_step(self, params: Params, buffers: Buffers, chunk: Task, step: Tensor) -> tuple[Params, Any]:
-        """`meta_step` of tasks that are taken at once, with what their objectives return beside the scalar."""
-        return chunk_gradient(lambda at, task: self.objective(at, buffers, task, step), params, chunk, self.backend)
+        """The mean gradient of the tasks of one chunk, and the changed buffers and metrics of each task."""
 
-    def use(self, backend: Backend, *, compiler: Compiler | None = None) -> None:
-        """Maps over tasks in another way from now on, compiled by a backend of `torch.compile` if one is named."""
+        def objective(params: Params, task: Task) -> tuple[Tensor, Any]:
+            loss, metrics, changed = self.task_objective(params, buffers, task, step)
+            return loss, (changed, metrics)
+
+        return chunk_gradient(objective, params, chunk, self.backend)
+
+    def set_backend(self, backend: Backend, *, compiler: Compiler | None = None) -> None:
+        """Sets how to map over tasks from now on, and the compiler of the meta-step; None for no compilation."""
         self.backend = backend
         norm.fuse(self.net, on=not backend.batched)
-        self._of_chunk: ChunkStep = compiled(self.chunk_step, compiler, self.device) if compiler else self.chunk_step
+        self._chunk_step: ChunkStep = self.chunk_step
+        if compiler:
+            self._chunk_step = compiled(self.chunk_step, compiler, self.device, self.static_values)
 
     def training_step(self, tasks: Task, batch_idx: int) -> None:
-        """One meta-step: gradient, reduction over processes, finite check, outer update, logging."""
-        # Dropout draws from here; with the step in it, a resumed run draws what the uninterrupted one drew.
-        reseed(self.step_seed + 1_000_003 * self.global_step + self.global_rank, self.device)
-        log_now = (self.global_step + 1) % max(self.trainer.log_every_n_steps, 1) == 0  # type: ignore[attr-defined]  # Lightning's connectors set it
-        step = torch.full((), self.global_step, device=self.device)  # filled there: no copy that would be waited for
-        buffers = dict(self.named_buffers())
-        grads, changed, metrics = self.meta_step(self.learnable(), buffers, tasks, step)
-        figures = {f"train/{name}": values.mean() for name, values in metrics.items()}
+        """Takes one meta-step: gradient, average over processes, finite check, outer update and logging."""
+        # For dropout. The seed depends on the step, so a resumed run draws the numbers of an uninterrupted one.
+        outer_loop.reseed(self.step_seed + 1_000_003 * self.global_step + self.global_rank, self.device)
+        log_now = (self.global_step + 1) % max(log_interval(self.trainer), 1) == 0
+        step = torch.full((), self.global_step, device=self.device)  # created there: the host need not wait for a copy
+        params, buffers = self.learnable(), dict(self.named_buffers())
+        tasks = self.gather(params, buffers, tasks, step)
+        grads, changed, metrics = self.meta_step(params, buffers, tasks, step)
+        means = {f"train/{name}": values.mean() for name, values in metrics.items()}
         before = {}
         if log_now and self.has_inner_loop:
-            before = before_adaptation(self._curve_of(), self.figures, tasks, self.backend)
+            with differentiable_attention(twice=False):
+                before = before_adaptation(self._curve_of(), self.judge, tasks, self.backend)
         finite, self.stop_agreed = average_over_ranks(
-            [*grads.values(), *filter(torch.is_floating_point, changed.values()), *figures.values()],
+            [*grads.values(), *filter(torch.is_floating_point, changed.values()), *means.values()],
             [*before.values()], self.trainer,
             step=self.global_step, check_every=self.check_finite_every, stop=self.stop_requested,
         )  # fmt: skip
@@ -221,80 +284,103 @@ class MetaModule(LightningModule, ABC):
             raise DivergedError(self.global_step + 1, diverged(tasks, metrics, self.trainer), self.check_finite_every)
         for name, value in changed.items():
             buffers[name].copy_(value)
-        update(self, grads, self.grad_clip, self.grad_clip_value)
+        outer_loop.update(self, grads, self.grad_clip, self.grad_clip_value)
         if log_now:
-            self.log("train/loss", figures.pop("train/loss"), prog_bar=True, batch_size=count(tasks))
-            self.log_dict(figures | before, batch_size=count(tasks))
+            self.log("train/loss", means.pop("train/loss"), prog_bar=True, batch_size=count(tasks))
+            self.log_dict(means | before, batch_size=count(tasks))
 
     def setup(self, stage: str) -> None:
-        """Refuses what meta-gradients can't be made with."""
+        """Refuses a trainer whose precision or strategy does not support meta-gradients."""
         check_trainer(self.trainer)
 
+    def parameter_groups(self) -> list[nn.Parameter] | list[dict[str, Any]]:
+        """The learned parameters for the outer optimizer, or groups of them with their own settings."""
+        return [param for param in self.parameters() if param.requires_grad]
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The outer optimizer and its schedule, over the parameters that learn."""
-        optimizer = self.optimizer([param for param in self.parameters() if param.requires_grad])
-        self._outer_settings = dict(optimizer.defaults)
-        return ([optimizer], [schedule(self.lr_scheduler, optimizer)]) if self.lr_scheduler else optimizer
+        """Builds the outer optimizer and its schedule."""
+        optimizer = self.optimizer(self.parameter_groups())
+        if self.lr_scheduler is None:
+            return optimizer
+        return [optimizer], [outer_loop.make_schedule(self.lr_scheduler, optimizer)]
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Checks the run and returns the callbacks that every trainer needs; Lightning calls it first in each run."""
+        added = [FiniteEvaluation(), *start_run(self)]
+        present = {type(callback) for callback in callbacks_of(self.trainer)}
+        return [callback for callback in added if type(callback) not in present]
 
     def on_fit_start(self) -> None:
-        """Compiles now: the net is on its device, and what checked copies of it is done."""
+        """Wraps the meta-step for compilation, once the net is on its device and is not copied any more."""
         if self.compile_in_fit:
-            self.use(self.backend, compiler=COMPILER)
+            self.set_backend(self.backend, compiler=COMPILER)
 
     def on_fit_end(self) -> None:
-        """Forgets what was compiled: it would go along with a copy, whatever its settings, and can't be pickled."""
-        self.use(self.backend)
+        """Discards the compiled meta-step, which can't be pickled and would stay in copies with other settings."""
+        self.set_backend(self.backend)
 
     def on_train_start(self) -> None:
-        """On a resume, the optimizer's settings are this run's and not the checkpoint's."""
-        if self.lr_scheduler is None:  # a schedule owns the rate, and goes on from where it stood
-            for group in cast(LightningOptimizer, self.optimizers()).param_groups:
-                group.update(self._outer_settings)
+        """Applies the optimizer settings that were changed for a resumed run."""
+        outer_loop.apply_changes(self, self.trained_with, self.settings())
+        note_training(self)
 
     def settings(self) -> dict[str, Any]:
-        """The plain settings of this algorithm by name: what a checkpoint remembers for comparison."""
-        names = {*signature(type(self).__init__).parameters, *signature(MetaModule.__init__).parameters}
-        values = {name: getattr(self, name, None) for name in sorted(names)}
-        return plain(values | outer_settings(self.optimizer, self.lr_scheduler))
+        """The plain settings of this algorithm: its constructor's, those of its base classes, and the optimizer's.
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the settings, and what dropout draws from."""
-        checkpoint |= {"settings": self.settings(), "step_seed": self.step_seed}
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Goes on drawing from the same seed."""
-        self.step_seed = checkpoint.get("step_seed", self.step_seed)
+        Example:
+            >>> from meta_lightning import MAMLModule
+            >>> settings = MAMLModule(nn.Linear(1, 1), inner_steps=5).settings()
+            >>> settings["inner_steps"], settings["optimizer"], settings["optimizer.lr"]
+            (5, 'Adam', 0.001)
+        """
+        settings = recipes.settings_of(self, self._arguments)
+        if not isinstance(self.loss, str):
+            settings["loss"] = recipes.described(self.loss)
+        if not self.learnable():  # no optimizer takes an empty list
+            return settings
+        outer = outer_loop.outer_of(self.configure_optimizers())
+        return settings | recipes.serializable(outer_loop.outer_settings(outer))
 
     def evaluate(self, tasks: Task, *, every_step: bool = True) -> Metrics:
         """Adapts to each task and measures it on its queries after 0, 1, ... steps.
 
         Args:
             tasks: A meta-batch, ``[tasks, ...]``.
-            every_step: Measure after every step; else before the first and after the last alone, which is cheaper.
+            every_step: Measure after every step; otherwise only before the first and after the last, which is cheaper.
 
         Returns:
-            ``index`` ``[tasks]``; ``loss``, and ``accuracy`` or ``mse``, ``[tasks, steps + 1]``; for classes also
-            ``confidence`` and ``correct`` after the last step, ``[tasks, queries]``.
+            ``index`` ``[tasks]``; ``loss`` and the kind's metric, ``[tasks, steps + 1]`` (``[tasks, 2]`` without
+            ``every_step``); the kind's certainty after the last step, ``[tasks, queries]``.
+
+        Example:
+            >>> from meta_lightning import load_run
+            >>> run = load_run("logs/sinusoid/maml/version_0")
+            >>> run.module.evaluate(run.data.sample("test"))["mse"].shape  # one task, before and after 10 steps
+            torch.Size([1, 11])
         """
-        found = measure(self._curve_of(), self.figures, tasks, self.backend, every_step=every_step)
-        return {"index": tasks.index, **found}
+        step = torch.full((), self.global_step, device=self.device)
+        tasks = self.gather(self.learnable(), dict(self.named_buffers()), tasks, step)
+        kind = self.task_kind(tasks.query.y)
+        with differentiable_attention(twice=False):
+            results = measure(self._curve_of(), self.judge, kind, tasks, self.backend, every_step=every_step)
+        return {"index": tasks.index, **results}
 
     def _curve_of(self) -> CurveOf:
-        curve = partial(self.curve, self.learnable(), dict(self.named_buffers()))
-        return predictions_of(curve, self.net, self.backend)
+        curve: CurveOf = partial(self.curve, self.learnable(), dict(self.named_buffers()))
+        return predict_one_task_at_a_time(curve, self.net) if self.backend.loop == "split" else curve
 
-    def _measure(self, tasks: Task, stage: str) -> Metrics:
+    def _evaluate_and_log(self, tasks: Task, stage: str) -> Metrics:
         results = self.evaluate(tasks, every_step=stage == "test")
-        figures = averages(results, stage, losses.metric_name(tasks.query.y), before=self.has_inner_loop)
-        for name, value in figures.items():
-            shown = stage == "val" and not name.endswith("_before")
-            self.log(name, value, batch_size=count(tasks), sync_dist=True, on_step=False, on_epoch=True, prog_bar=shown)
+        means = averages(results, stage, self.task_kind(tasks.query.y).metric, before=self.has_inner_loop)
+        for name, value in means.items():
+            bar = stage == "val" and not name.endswith("_before")
+            self.log(name, value, batch_size=count(tasks), sync_dist=True, on_step=False, on_epoch=True, prog_bar=bar)
         return results
 
-    def validation_step(self, tasks: Task, batch_idx: int) -> None:
-        """Logs ``val/...``."""
-        self._measure(tasks, "val")
+    def validation_step(self, tasks: Task, batch_idx: int) -> Metrics:
+        """Logs the averages under ``val/`` and returns the results of each task, see `evaluate`, to the callbacks."""
+        return self._evaluate_and_log(tasks, "val")
 
     def test_step(self, tasks: Task, batch_idx: int) -> Metrics:
-        """Logs ``test/...``; the callbacks get the results of each task, see `evaluate`."""
-        return self._measure(tasks, "test")
+        """Logs the averages under ``test/`` and returns the results of each task, see `evaluate`, to the callbacks."""
+        return self._evaluate_and_log(tasks, "test")

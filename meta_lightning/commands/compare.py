@@ -1,28 +1,42 @@
-"""A paired comparison of two reports."""
+"""The command ``compare``, which compares two test reports task by task."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
-from meta_lightning.errors import ConfigError
-from meta_lightning.report import in_unit
-from meta_lightning.statistics import mean_and_interval
+from meta_lightning.console import notify, printable, show
+from meta_lightning.errors import ConfigError, name_tasks
+from meta_lightning.functional.task_kind import KINDS, kind_with_metric
+from meta_lightning.reporting.statistics import mean_and_interval
+
+# The entries that must be equal in both reports, with the words that name a difference.
+_SAME = {
+    "source": "data differ",
+    "episode_hash": "episodes differ",
+    "metric": "metrics differ",
+    "tasks": "tasks differ",
+}
+# The entries that may differ; a note names each difference.
+_NOTED = ("batch_norm", "ways", "shots", "queries", "trained_on", "benchmark")
+# The relative difference allowed between a stated value and its tasks: sums differ with the order of their terms.
+_TOLERANCE = 1e-6
 
 
 class Comparison(NamedTuple):
-    """What the second of two reports has over the first.
+    """A paired comparison of two reports.
 
     Attributes:
         metric: ``accuracy`` or ``mse``.
-        tasks: On how many tasks, the same for both.
-        difference: Mean over tasks of the second's figure less the first's.
-        ci95: Half the width of the 95 % interval of that mean (Student's t over the tasks' differences).
-        better: Tasks on which the second is better.
-        worse: Tasks on which it is worse.
+        tasks: The number of tasks, which are the same in both reports.
+        difference: The metric of the second report minus that of the first, averaged over tasks.
+        ci95: Half the width of the 95 % confidence interval of that mean (Student's t over the tasks' differences).
+        better: The number of tasks on which the second report is better.
+        worse: The number of tasks on which the second report is worse.
+        notes: What else differs between the reports, one line for each difference.
     """
 
     metric: str
@@ -31,37 +45,81 @@ class Comparison(NamedTuple):
     ci95: float
     better: int
     worse: int
+    notes: list[str]
 
 
-def compare(first: Path, second: Path) -> None:
-    """Compares two test reports task by task: on the same episodes, a difference is seen that intervals would hide.
+def compare_reports(first: Path, second: Path) -> None:
+    """Compares two test reports task by task.
+
+    Both must be of the same episodes. The interval of the paired difference is usually much narrower than the
+    intervals of the two means.
 
     Args:
         first: A ``test_report.json``.
-        second: Another, on the same episodes.
+        second: Another ``test_report.json`` on the same episodes.
+
+    Raises:
+        ConfigError: If a file is not a report, or the reports are not of the same episodes and the same metric.
     """
     reports = [_read(path) for path in (first, second)]
-    Console().print(_table(reports, paired(*reports)))
+    comparison = paired(*reports)
+    show(_table(reports, comparison))
+    if comparison.notes:
+        notify("Note: the reports also differ in:\n" + "\n".join(f"  {note}" for note in comparison.notes))
 
 
 def paired(first: dict[str, Any], second: dict[str, Any]) -> Comparison:
-    """The comparison of two reports as read from their files.
+    """Compares two reports.
+
+    Args:
+        first: The content of a ``test_report.json``.
+        second: The content of another one.
 
     Raises:
-        ConfigError: If they are not of the same episodes and the same metric.
+        ConfigError: If they are not of the same data, the same episodes and the same metric.
+
+    Example:
+        >>> report = {"source": "letters", "episode_hash": "0123", "metric": "accuracy", "tasks": 2}
+        >>> comparison = paired(report | {"per_task": [0.5, 0.5]}, report | {"per_task": [0.5, 0.75]})
+        >>> comparison.difference, comparison.better, comparison.worse
+        (0.125, 1, 0)
     """
-    for key, what in (("episode_hash", "episodes differ"), ("metric", "metrics differ"), ("tasks", "tasks differ")):
+    for key, problem in _SAME.items():
         if first[key] != second[key]:
             raise ConfigError(
-                f"the {what}: {first[key]} and {second[key]}; expected two reports of the same tasks: test both "
-                "with the same data settings"
+                f"the {problem}: {printable(first[key])} and {printable(second[key])}; expected two reports of the "
+                "same tasks: test both with the same data settings"
             )
-    one, other = (torch.tensor(report["per_task"], dtype=torch.float64) for report in (first, second))
-    gain = other - one
-    difference, interval = mean_and_interval(gain)
-    up, down = int((gain > 0).sum()), int((gain < 0).sum())
-    better, worse = (up, down) if first["metric"] == "accuracy" else (down, up)
-    return Comparison(first["metric"], len(gain), difference, interval, better, worse)
+    before, after = (torch.tensor(report["per_task"], dtype=torch.float64) for report in (first, second))
+    changes = after - before
+    difference, interval = mean_and_interval(changes)
+    higher, lower = int((changes > 0).sum()), int((changes < 0).sum())
+    better, worse = (higher, lower) if kind_with_metric(first["metric"]).higher_is_better else (lower, higher)
+    notes = _differences(first, second)
+    return Comparison(first["metric"], len(changes), difference, interval, better, worse, notes)
+
+
+def _differences(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
+    """What differs between two reports besides their results, one line for each difference."""
+    pairs = [(key.replace("_", " "), first.get(key), second.get(key)) for key in _NOTED]
+    pairs.append(("inner steps", _inner_steps(first), _inner_steps(second)))
+    versions = [value if isinstance(value, dict) else {} for value in (first.get("versions"), second.get("versions"))]
+    names = sorted({*versions[0]} | {*versions[1]})
+    pairs += [(f"version of {printable(name)}", versions[0].get(name), versions[1].get(name)) for name in names]
+    return [
+        f"{name}: {_text(before)} in the first, {_text(after)} in the second"
+        for name, before, after in pairs
+        if before != after
+    ]
+
+
+def _text(value: Any) -> str:
+    return "not stated" if value is None else printable(value)
+
+
+def _inner_steps(report: dict[str, Any]) -> Any:
+    curve = report.get("per_step")
+    return curve[-1].get("step") if isinstance(curve, list) and curve and isinstance(curve[-1], dict) else None
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -69,39 +127,63 @@ def _read(path: Path) -> dict[str, Any]:
         report: Any = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} can't be read ({error}); expected a test_report.json") from error
-    keys = ("algorithm", "checkpoint", "episode_hash", "metric", "mean", "ci95", "tasks", "per_task")
+    keys = ("algorithm", "checkpoint", "source", "episode_hash", "metric", "mean", "ci95", "tasks", "per_task")
     missing = [key for key in keys if key not in report] if isinstance(report, dict) else list(keys)
     if missing:
         raise ConfigError(f"{path} lacks {', '.join(missing)}; expected a test_report.json as `test` writes it")
     if not isinstance(report["per_task"], list) or len(report["per_task"]) != report["tasks"]:
-        raise ConfigError(f"{path} does not hold a figure for each of its tasks; test the checkpoint again")
+        raise ConfigError(f"{path} does not hold one value for each of its tasks; test the checkpoint again")
+    if report["metric"] not in {kind.metric for kind in KINDS}:
+        expected = " or ".join(kind.metric for kind in KINDS)
+        raise ConfigError(f"{path} has the metric {printable(report['metric'])}; expected {expected}")
     try:
-        figures = {key: _number(report[key]) for key in ("mean", "ci95")}
-        return {**report, **figures, "per_task": [_number(value) for value in report["per_task"]]}
+        stated = {key: _number(report[key]) for key in ("mean", "ci95")}
+        per_task = [_number(value) for value in report["per_task"]]
     except (ValueError, TypeError, OverflowError) as error:
-        raise ConfigError(f"{path} holds a figure that is no number ({error}); test the checkpoint again") from error
+        raise ConfigError(f"{path} holds a value that is not a number ({error}); test the checkpoint again") from error
+    if not_finite := [number for number, value in enumerate(per_task) if not math.isfinite(value)]:
+        raise ConfigError(
+            f"{path} holds results that are not finite for {name_tasks(not_finite)}, so nothing can be compared; test "
+            "another checkpoint"
+        )
+    mean, interval = mean_and_interval(torch.tensor(per_task, dtype=torch.float64))
+    for key, computed in (("mean", mean), ("ci95", interval)):
+        if not _close(stated[key], computed):
+            raise ConfigError(
+                f"{path} states {key} {stated[key]:.6g}, but its tasks give {computed:.6g}: the file was changed; test "
+                "the checkpoint again"
+            )
+    return {**report, "mean": mean, "ci95": interval, "per_task": per_task}
+
+
+def _close(stated: float, computed: float) -> bool:
+    """Whether two values agree. A report has null for every value that is not finite."""
+    if not (math.isfinite(stated) and math.isfinite(computed)):
+        return not math.isfinite(stated) and not math.isfinite(computed)
+    return math.isclose(stated, computed, rel_tol=_TOLERANCE, abs_tol=1e-9)
 
 
 def _number(value: Any) -> float:
-    """A figure of a report, where null stands for what is no number."""
+    """A number of a report, in which null stands for NaN."""
     if isinstance(value, (str, bool)):
         raise ValueError(repr(value))
     return float("nan") if value is None else float(value)
 
 
-def _table(reports: list[dict[str, Any]], found: Comparison) -> Table:
-    table = Table(title=f"{found.tasks} tasks, episodes {reports[0]['episode_hash']}")
-    for heading in ("", found.metric, "95 % interval"):
+def _table(reports: list[dict[str, Any]], comparison: Comparison) -> Table:
+    text = kind_with_metric(comparison.metric).text
+    table = Table(
+        title=f"{comparison.tasks} task{'s' * (comparison.tasks != 1)}, episodes {reports[0]['episode_hash']}"
+    )
+    for heading in ("", comparison.metric, "95 % interval"):
         table.add_column(heading, justify="right" if heading else "left")
     for report in reports:
-        name = f"{report['algorithm']}: {report['checkpoint']}"
-        table.add_row(name, in_unit(found.metric, report["mean"]), f"± {in_unit(found.metric, report['ci95'])}")
+        table.add_row(
+            f"{report['algorithm']}: {report['checkpoint']}", text(report["mean"]), f"± {text(report['ci95'])}"
+        )
     table.add_section()
-    table.add_row(
-        "second less first, task by task",
-        in_unit(found.metric, found.difference),
-        f"± {in_unit(found.metric, found.ci95)}",
-    )
-    even = found.tasks - found.better - found.worse
-    table.caption = f"The second is better on {found.better} tasks, worse on {found.worse}, even on {even}."
+    table.add_row("second minus first, task by task", text(comparison.difference), f"± {text(comparison.ci95)}")
+    better, worse = comparison.better, comparison.worse
+    equal = comparison.tasks - better - worse
+    table.caption = f"The second is better on {better} tasks, worse on {worse}, equal on {equal}."
     return table

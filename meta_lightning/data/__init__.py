@@ -1,6 +1,6 @@
-"""Episodes and where they come from."""
+"""Episodes and the sources that they are drawn from."""
 
 from meta_lightning.data.module import EpisodicDataModule
-from meta_lightning.data.sources import Glyphs, Omniglot, Sinusoid, Source
+from meta_lightning.data.sources import Folder, Glyphs, Omniglot, Sinusoid, Source
 
-__all__ = ["EpisodicDataModule", "Glyphs", "Omniglot", "Sinusoid", "Source"]
+__all__ = ["EpisodicDataModule", "Folder", "Glyphs", "Omniglot", "Sinusoid", "Source"]

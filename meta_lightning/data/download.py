@@ -1,4 +1,4 @@
-"""Files from the internet, checked before they count as there."""
+"""Downloads files and verifies their checksums."""
 
 import hashlib
 import os
@@ -12,21 +12,21 @@ from meta_lightning.errors import ConfigError
 
 
 def fetch(url: str, path: Path, md5: str, *, key: str) -> None:
-    """Makes sure that ``path`` holds the file with this MD5, downloading it if it is absent.
+    """Downloads a file if it is absent, and verifies its checksum in any case.
 
     Args:
-        url: Where it comes from.
-        path: Where it goes; written only once the download is whole and right.
-        md5: The expected checksum.
-        key: The setting that switches the download off, for messages.
+        url: The address of the file.
+        path: The file's place on disk. It is written only after the download is complete and verified.
+        md5: The expected MD5 checksum.
+        key: The setting that switches the download off; messages name it.
 
     Raises:
-        ConfigError: If the download fails, or the file is another one; a file that was there before stays as it is.
+        ConfigError: If the download fails or the checksum differs. A file that existed before is never changed.
     """
     if path.is_file():
         _check(path, md5, f"replace the file, or set {key} to false to read it as it is")
         return
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")  # processes may race
+    partial = path.with_name(f"{path.name}.{os.getpid()}.part")  # several processes may download at once
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         download_url_to_file(url, str(partial))
@@ -44,6 +44,6 @@ def fetch(url: str, path: Path, md5: str, *, key: str) -> None:
 
 def _check(path: Path, md5: str, remedy: str) -> None:
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "md5").hexdigest()
-    if found != md5:
-        raise ConfigError(f"{path} has MD5 {found}, expected {md5}: {remedy}")
+        checksum = hashlib.file_digest(file, "md5").hexdigest()
+    if checksum != md5:
+        raise ConfigError(f"{path} has MD5 {checksum}, expected {md5}: {remedy}")

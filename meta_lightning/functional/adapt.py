@@ -1,6 +1,6 @@
 """The inner loop."""
 
-from __future__ import annotations  # the compiler can't trace a closure's annotations being made
+from __future__ import annotations  # torch.compile can't trace the evaluation of a closure's annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
@@ -15,30 +15,40 @@ T = TypeVar("T")
 
 
 def last(steps: Iterable[T]) -> T:
-    """The last of what an iterator yields, with no other kept alive: ``*_, end = steps`` would hold them all.
+    """The last item of an iterator. Earlier items are released, where ``*_, end = steps`` would keep all of them.
 
     Raises:
-        ValueError: If it yields nothing.
+        ValueError: If the iterator is empty.
+
+    Example:
+        >>> last(iter([1, 2, 3]))
+        3
     """
-    found: list[T] = []
+    kept: list[T] = []
     for step in steps:
-        found[:] = [step]
-    (end,) = found
+        kept[:] = [step]
+    (end,) = kept
     return end
 
 
 def ends(steps: Iterable[T]) -> Iterator[T]:
-    """The first and the last of what an iterator yields, or the only one, with no other kept alive."""
+    """The first and the last item of an iterator, or its only item. The items between them are released.
+
+    Example:
+        >>> list(ends([1, 2, 3]))
+        [1, 3]
+    """
     rest = iter(steps)
     yield next(rest)
-    found: list[T] = []
+    kept: list[T] = []
     for step in rest:
-        found[:] = [step]
-    yield from found
+        kept[:] = [step]
+    yield from kept
 
 
-def _adapts_all(name: str) -> bool:
-    return False
+def everything(name: str) -> bool:
+    """A predicate that is true for every name."""
+    return True
 
 
 def adapt(
@@ -50,36 +60,45 @@ def adapt(
     *,
     state: Any = None,
     first_order: bool = False,
-    frozen: Callable[[str], bool] = _adapts_all,
+    adapts: Callable[[str], bool] = everything,
 ) -> Iterator[tuple[Params, Any]]:
     """Adapts parameters to one task, step by step.
 
-    Inner gradients come from `torch.func.grad`, so the loop runs under ``no_grad`` and inference mode as it is, nests
+    Inner gradients come from `torch.func.grad`. The loop therefore runs under ``no_grad`` and in inference mode, nests
     in `torch.func.vmap`, and keeps a graph only while a caller differentiates through it.
 
     Args:
-        loss: ``(params, step) -> scalar``: the loss on the support set, at adaptation step ``step`` (from 0).
+        loss: ``(params, step) -> scalar``: the loss on the support set at adaptation step ``step``, from 0.
         params: The initialisation.
         rule: Turns gradients into updates.
         rates: Inner learning rates.
-        steps: Number of adaptation steps.
-        state: What the rule starts from; None for what its ``init`` gives.
-        first_order: Treat the inner gradients as constants (Finn et al. 2017, section 5.2). The adapted parameters
+        steps: The number of adaptation steps.
+        state: The rule's state before the first step. None stands for the result of its ``init``.
+        first_order: Treats the inner gradients as constants (Finn et al. 2017, section 5.2). The adapted parameters
             then differ from the initialisation by a constant, and memory does not grow with ``steps``.
-        frozen: Names of parameters that stay as they are.
+        adapts: Whether the parameter of a given name is adapted. The other parameters are unchanged and are not copied
+            for each task.
 
     Yields:
-        The parameters, in the order of ``params``, and the rule's state: after 0, 1, ... ``steps`` steps.
+        The parameters, in the order of ``params``, and the rule's state, after 0, 1, ... ``steps`` steps.
+
+    Example:
+        One step of gradient descent on ``(w - 3)^2``, from 0 with rate 0.25:
+
+        >>> from meta_lightning.functional import last, sgd
+        >>> adapted, _ = last(adapt(lambda p, _: (p["w"] - 3) ** 2, {"w": torch.tensor(0.0)}, sgd(), 0.25, steps=1))
+        >>> adapted["w"]
+        tensor(1.5000)
     """
-    fixed, adapted = partition(params, frozen)
+    adapted, fixed = partition(params, adapts)
     state = rule.init(adapted) if state is None else state
     yield dict(params), state
     for step in range(steps):
-        at_fixed, at = (detach(fixed), detach(adapted)) if first_order else (fixed, adapted)
+        start_fixed, start = (detach(fixed), detach(adapted)) if first_order else (fixed, adapted)
 
-        def support_loss(trial: Params, fixed: Params = at_fixed, step: int = step) -> Tensor:
+        def support_loss(trial: Params, fixed: Params = start_fixed, step: int = step) -> Tensor:
             return loss({**fixed, **trial}, step)
 
-        updates, state = rule.update(grad(support_loss)(at), state, at, step, rates)
+        updates, state = rule.update(grad(support_loss)(start), state, start, step, rates)
         adapted = {name: tensor + updates[name] for name, tensor in adapted.items()}
         yield {name: adapted[name] if name in adapted else fixed[name] for name in params}, state

@@ -1,65 +1,28 @@
-"""Losses by name, and the figure of merit that people read beside each."""
+"""Losses with parameters of their own."""
 
-from collections.abc import Callable
-from typing import Literal
-
-from torch import Tensor
-from torch.nn import functional as F
-
-Loss = Callable[[Tensor, Tensor], Tensor]
-LossName = Literal["auto", "cross_entropy", "mse"]
+import torch
+from torch import Tensor, nn
 
 
-def is_classification(targets: Tensor) -> bool:
-    """Integer targets are class labels; floats are values to regress."""
-    return not targets.is_floating_point()
+class GaussianLikelihood(nn.Module):
+    """The negative log-likelihood of targets under a normal distribution around the predictions.
 
-
-def resolve(loss: LossName | Loss, targets: Tensor) -> Loss:
-    """The loss function for these targets.
+    The logarithm of the standard deviation is one learned parameter, the homoscedastic uncertainty of Kendall et al.
+    (2018), equation 5. The constant ``log(2 pi) / 2`` is left out.
 
     Args:
-        loss: A name, or a function ``(predictions, targets) -> scalar`` that averages over examples.
-        targets: Decide for ``auto``: cross-entropy for integers, mean squared error for floats.
+        std: The initial standard deviation, in units of the targets.
+
+    Example:
+        >>> loss = GaussianLikelihood(std=1.0)
+        >>> loss(torch.tensor([[2.0]]), torch.tensor([[0.0]])).item()
+        2.0
     """
-    if loss == "auto":
-        loss = "cross_entropy" if is_classification(targets) else "mse"
-    if loss == "cross_entropy":
-        return F.cross_entropy
-    return F.mse_loss if loss == "mse" else loss
 
+    def __init__(self, std: float = 1.0) -> None:
+        super().__init__()
+        self.log_std = nn.Parameter(torch.tensor(float(std)).log())
 
-def metric_name(targets: Tensor) -> str:
-    """The name of the figure that `metric` gives for these targets."""
-    return "accuracy" if is_classification(targets) else "mse"
-
-
-def metric(predictions: Tensor, targets: Tensor) -> Tensor:
-    """Accuracy for class labels, mean squared error for values.
-
-    Args:
-        predictions: ``[..., examples, out]``.
-        targets: ``[examples]`` labels or ``[examples, out]`` values.
-
-    Returns:
-        One figure per leading index, ``[...]``.
-    """
-    if is_classification(targets):
-        return (predictions.argmax(-1) == targets).float().mean(-1)
-    return (predictions - targets).square().flatten(-targets.ndim).mean(-1)
-
-
-def certainty(predictions: Tensor, targets: Tensor) -> dict[str, Tensor]:
-    """How sure a classifier is of its answers, and which of them are right; nothing for values.
-
-    Args:
-        predictions: Scores, ``[examples, classes]``.
-        targets: Labels, ``[examples]``.
-
-    Returns:
-        ``confidence``, the probability of the answer, and ``correct``, 0 or 1; ``[examples]`` each.
-    """
-    if not is_classification(targets):
-        return {}
-    probability, answer = predictions.softmax(-1).max(-1)
-    return {"confidence": probability, "correct": (answer == targets).to(probability.dtype)}
+    def forward(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        """The mean over all entries, a scalar."""
+        return 0.5 * ((predictions - targets) / self.log_std.exp()).square().mean() + self.log_std

@@ -6,25 +6,30 @@ In few-shot learning a batch *is* the task, so what batch normalisation computes
   forward pass takes the support set too (`predict_jointly`), it is seen with them.
 * ``inductive``: the support set's statistics; a prediction never depends on another query.
 * ``support_plus_one``: the support set and one query per forward pass, Reptile's "not transductive".
+* ``running``: the running statistics that the net came with, for pretrained nets. They stay fixed in both loops; scale
+  and offset are learned.
 
-Running statistics play no part: they mix tasks.
+Under the first three protocols running statistics play no part: they mix tasks.
 """
 
 from __future__ import annotations  # the compiler can't trace a closure's annotations being made
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal, cast
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
 from torch.func import vmap
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._pytree import tree_map
 
-from meta_lightning.types import Params
+from meta_lightning.functional.inputs import call, concatenate, count_examples, select
+from meta_lightning.types import Inputs, Params
 
-Protocol = Literal["transductive", "inductive", "support_plus_one"]
+Protocol = Literal["transductive", "inductive", "support_plus_one", "running"]
+EPISODE_PROTOCOLS: tuple[Protocol, ...] = ("transductive", "inductive", "support_plus_one")  # of `EpisodeNorm`
 
 
 class EpisodeNorm(nn.Module):
@@ -69,40 +74,71 @@ class EpisodeNorm(nn.Module):
         return f"{len(self.weight) if self.weight is not None else ''}, eps={self.eps}"
 
 
+class _FixedStatistics(_BatchNorm):
+    """Stays in eval mode, so that it always normalises with its running statistics and never changes them."""
+
+    def train(self, mode: bool = True) -> Self:
+        """Eval mode, whatever is asked for."""
+        return super().train(False)
+
+
+class _FixedBatchNorm1d(_FixedStatistics, nn.BatchNorm1d): ...
+
+
+class _FixedBatchNorm2d(_FixedStatistics, nn.BatchNorm2d): ...
+
+
+class _FixedBatchNorm3d(_FixedStatistics, nn.BatchNorm3d): ...
+
+
+_FIXED: dict[type[_BatchNorm], type[_BatchNorm]] = {
+    nn.BatchNorm1d: _FixedBatchNorm1d,
+    nn.BatchNorm2d: _FixedBatchNorm2d,
+    nn.BatchNorm3d: _FixedBatchNorm3d,
+}
+
+
 def _is_frozen(norm: _BatchNorm) -> bool:
     """A layer that its owner set to eval mode, or whose parameters do not learn, keeps its running statistics."""
     learns = any(parameter.requires_grad for parameter in norm.parameters())
     return norm.running_mean is not None and (not norm.training or (norm.affine and not learns))
 
 
-def use_episode_statistics(net: nn.Module) -> tuple[list[str], list[str]]:
-    """Replaces the batch-norm layers of a net, in place, by `EpisodeNorm`; parameter names stay the same.
+def apply_protocol(net: nn.Module, protocol: Protocol) -> tuple[list[str], list[str]]:
+    """Makes the batch-norm layers of a net follow a protocol, in place; parameter names stay the same.
+
+    Frozen layers (in eval mode, or with no parameter that learns) keep their running statistics under every protocol,
+    and stay in eval mode even when the net is set to training mode. Under ``running`` so do all layers that have
+    running statistics. The other layers are replaced by `EpisodeNorm`.
 
     Args:
-        net: Any module. Frozen batch-norm layers (in eval mode, or with no parameter that learns) are kept.
+        net: Any module.
+        protocol: The batch-norm protocol.
 
     Returns:
-        The names of the layers that had running statistics and lost them, and those of the frozen ones.
+        The names of the layers that had running statistics and lost them, and of the layers that keep them.
     """
-    converted, frozen = [], []
+    converted, fixed = [], []
     replacements: dict[_BatchNorm, EpisodeNorm] = {}
     # A layer that is used in several places has a name in each, and gets one replacement.
     for name, norm in [*net.named_modules(remove_duplicate=False)]:
         if not isinstance(norm, _BatchNorm):
             continue
-        if _is_frozen(norm):
-            frozen.append(name)
+        if _is_frozen(norm) or (protocol == "running" and norm.running_mean is not None):
+            fixed.append(name)
             norm.eval()
+            norm.__class__ = _FIXED.get(type(norm), type(norm))
             continue
         if norm not in replacements and norm.running_mean is not None:
             converted.append(name)
         parent, _, child = name.rpartition(".")
         setattr(net.get_submodule(parent), child, replacements.setdefault(norm, EpisodeNorm(norm)))
-    return converted, frozen
+    return converted, fixed
 
 
 @contextmanager
-def _statistics_of_first(net: nn.Module, rows: int) -> Iterator[None]:
+def statistics_of_first(net: nn.Module, rows: int) -> Iterator[None]:
+    """Has a net's layers take their statistics of the first rows of each forward pass for a while."""
     layers = [module for module in net.modules() if isinstance(module, EpisodeNorm)]
     for layer in layers:
         layer.rows = rows
@@ -131,12 +167,12 @@ def fused(net: nn.Module) -> Iterator[None]:
 
 
 def predict(
-    net: nn.Module, params: Params, support: Tensor, query: Tensor, protocol: Protocol, *, batched: bool = True
+    net: nn.Module, params: Params, support: Inputs, query: Inputs, protocol: Protocol, *, batched: bool = True
 ) -> Tensor:
     """What a net predicts for the queries of one task under a batch-norm protocol.
 
     Args:
-        net: The net, its batch-norm layers replaced by `use_episode_statistics`.
+        net: The net, prepared by `apply_protocol`.
         params: Its (adapted) parameters, by name; those left out are the net's own.
         support: Support inputs, ``[support, *shape]``.
         query: Query inputs, ``[queries, *shape]``.
@@ -146,16 +182,16 @@ def predict(
     Returns:
         Predictions, ``[queries, out]``.
     """
-    if protocol == "transductive" or not has_norm(net):
-        return cast(Tensor, torch.func.functional_call(net, params, (query,)))
+    if protocol in ("transductive", "running") or not has_norm(net):
+        return call(net, params, query)
     return predict_jointly(net, params, support, query, protocol, lambda _, out: out, batched=batched)
 
 
 def predict_jointly(
     net: nn.Module,
     params: Params,
-    support: Tensor,
-    query: Tensor,
+    support: Inputs,
+    query: Inputs,
     protocol: Protocol,
     read: Callable[[Tensor, Tensor], Tensor],
     *,
@@ -175,23 +211,53 @@ def predict_jointly(
     Returns:
         Predictions, ``[queries, out]``.
     """
+    shots = count_examples(support)
 
-    def together(queries: Tensor) -> Tensor:
-        out = torch.func.functional_call(net, params, (torch.cat([support, queries]),))
-        return read(out[: len(support)], out[len(support) :])
+    def together(queries: Inputs) -> Tensor:
+        out = call(net, params, concatenate(support, queries))
+        return read(out[:shots], out[shots:])
 
-    if protocol == "transductive" or not has_norm(net):
+    if protocol in ("transductive", "running") or not has_norm(net):
         return together(query)
     if protocol == "inductive":
-        with _statistics_of_first(net, len(support)):
+        with statistics_of_first(net, shots):
             return together(query)
 
-    def alone(one: Tensor) -> Tensor:
-        return together(one[None])[0]
+    def alone(one: Inputs) -> Tensor:
+        return together(tree_map(lambda tensor: tensor[None], one))[0]
 
-    return vmap(alone, randomness="different")(query) if batched else torch.stack([*map(alone, query)])
+    if batched:
+        return vmap(alone, randomness="different")(query)
+    rows = [slice(number, number + 1) for number in range(count_examples(query))]
+    return torch.cat([together(select(query, row)) for row in rows])
 
 
 def has_norm(net: nn.Module) -> bool:
     """Whether any layer of a net follows the protocol."""
     return any(isinstance(module, EpisodeNorm) for module in net.modules())
+
+
+def in_use(net: nn.Module, protocol: Protocol) -> str:
+    """The protocol that a net's predictions follow in fact, in a word.
+
+    Args:
+        net: The net, prepared by `apply_protocol`.
+        protocol: The protocol that it was prepared for, or that is set now.
+
+    Returns:
+        ``none`` for a net without batch norm, ``running`` where all layers keep their running statistics.
+
+    Example:
+        >>> in_use(nn.Linear(1, 1), "transductive")
+        'none'
+    """
+    if has_norm(net):
+        # A layer that came without running statistics has only those of the batch.
+        return "transductive" if protocol == "running" else protocol
+    return "running" if any(isinstance(module, _BatchNorm) for module in net.modules()) else "none"
+
+
+def alternatives(net: nn.Module, protocol: Protocol) -> list[Protocol]:
+    """The other protocols that a prepared net can be measured under; running statistics are gone by then."""
+    others: list[Protocol] = ["transductive", "inductive", "support_plus_one"]
+    return [other for other in others if other != in_use(net, protocol)] if has_norm(net) else []

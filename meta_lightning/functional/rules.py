@@ -1,4 +1,4 @@
-"""Inner update rules: how a gradient of the support loss becomes a change of the parameters."""
+"""Inner update rules: they turn gradients of the support loss into updates of the parameters."""
 
 import math
 from typing import NamedTuple
@@ -10,17 +10,24 @@ from meta_lightning.types import Params, Rates, Rule
 
 
 def sgd() -> Rule:
-    """Gradient descent, ``-rate * gradient``: the inner rule of MAML (Finn et al. 2017, equation 1)."""
+    """Gradient descent, ``-rate * gradient``, the inner rule of MAML (Finn et al. 2017, equation 1).
+
+    Example:
+        >>> rule, params = sgd(), {"w": torch.tensor(1.0)}
+        >>> updates, _ = rule.update({"w": torch.tensor(2.0)}, rule.init(params), params, step=0, rates=0.1)
+        >>> updates["w"]
+        tensor(-0.2000)
+    """
     return Rule(_no_state, _sgd_update)
 
 
 class AdamState(NamedTuple):
-    """What Adam carries from step to step.
+    """The state of Adam between two steps.
 
     Attributes:
-        steps: Steps taken so far, a scalar integer tensor.
-        first: Running means of the gradients by name; empty where ``beta1`` is 0.
-        second: Running means of their squares, by name.
+        steps: The number of steps taken, a scalar int64 tensor.
+        first: Running means of the gradients, by name; empty if ``beta1`` is 0.
+        second: Running means of the squared gradients, by name.
     """
 
     steps: Tensor
@@ -29,15 +36,23 @@ class AdamState(NamedTuple):
 
 
 def adam(beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8) -> Rule:
-    """Adam (Kingma & Ba 2015, algorithm 1), differentiable to any order; its state is an `AdamState`.
+    """Adam (Kingma & Ba 2015, algorithm 1), differentiable to any order. Its state is an `AdamState`.
 
-    Where a second moment is 0, and with it every gradient so far, its root is taken for a constant: the root's own
-    derivative is infinite there, and a unit that never fires would turn a meta-gradient into NaN.
+    A second moment is 0 where all gradients so far are 0. The square root has an infinite derivative there, and a unit
+    that never fires would turn the meta-gradient into NaN, so the root is treated as a constant at 0.
 
     Args:
-        beta1: Decay of the first moments; 0 for none, as Reptile's inner loop.
-        beta2: Decay of the second moments.
-        eps: Added to the root of the second moments.
+        beta1: Decay rate of the first moments. With 0 no first moments are kept, as in Reptile's inner loop.
+        beta2: Decay rate of the second moments.
+        eps: Added to the square root of the second moments.
+
+    Example:
+        The first step moves every parameter by the rate, whatever the size of its gradient.
+
+        >>> rule, params = adam(), {"w": torch.tensor(1.0)}
+        >>> updates, state = rule.update({"w": torch.tensor(25.0)}, rule.init(params), params, step=0, rates=0.1)
+        >>> updates["w"]
+        tensor(-0.1000)
     """
 
     def init(params: Params) -> AdamState:
@@ -61,12 +76,12 @@ def adam(beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8) -> Rule:
 
 
 def _one_minus_power(beta: float, count: Tensor) -> Tensor:
-    """``1 - beta ** count``, without the cancellation that costs a float32 half its digits at small counts."""
+    """``1 - beta ** count``, without the cancellation that loses half the digits of a float32 at small counts."""
     return -torch.expm1(count * math.log(beta))
 
 
 def _root(square: Tensor) -> Tensor:
-    """The square root, with derivative 0 at 0."""
+    """The square root, with a derivative of 0 at 0."""
     positive = square > 0
     return torch.where(positive, torch.where(positive, square, 1.0).sqrt(), 0.0)
 
@@ -76,7 +91,7 @@ def _rate(rates: Rates, name: str) -> float | Tensor:
 
 
 def _no_state(params: Params) -> None:
-    """Gradient descent carries nothing from step to step."""
+    """Gradient descent has no state."""
 
 
 def _sgd_update(grads: Params, state: None, params: Params, step: int, rates: Rates) -> tuple[Params, None]:

@@ -1,14 +1,15 @@
-"""From one task to a meta-batch: map a per-task function over tasks, and average its gradient."""
+"""Maps a function of one task over a meta-batch, and averages its gradient over the tasks."""
 
-from __future__ import annotations  # the compiler can't trace a closure's annotations being made
+from __future__ import annotations  # torch.compile can't trace the evaluation of a closure's annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.func import grad, vmap
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from meta_lightning.types import Params, Task
 
@@ -19,10 +20,17 @@ class Backend(NamedTuple):
     """How a function of one task is applied to many.
 
     Attributes:
-        loop: ``vmap`` batches the tasks into one set of kernels. ``loop`` takes one task at a time: for layers
-            without a batching rule, for memory, and for nets whose kernels fill the machine already. ``split`` adapts
-            under vmap and measures the queries one task at a time (`apart`): for large query sets.
-        chunk: How many tasks vmap takes at once; None for all of them. One graph is alive at a time.
+        loop: ``vmap`` batches the tasks into one set of kernels. ``loop`` takes one task at a time; it suits layers
+            without a batching rule, little memory, and nets whose kernels already keep the device busy. ``split``
+            adapts under vmap and measures the queries one task at a time (`one_task_at_a_time`); it suits large query
+            sets.
+        chunk: The number of tasks that vmap takes at once; None for all tasks. Only one chunk's graph exists at a time.
+
+    Example:
+        >>> Backend("vmap", chunk=4).batched
+        True
+        >>> Backend("loop").batched
+        False
     """
 
     loop: Loop = "vmap"
@@ -44,16 +52,21 @@ def _chunks(tasks: Task, backend: Backend) -> Iterator[Task]:
     if size >= count(tasks):
         yield tasks
         return
-    for start in range(0, count(tasks), size):
-        yield tree_map(lambda tensor, rows=slice(start, start + size): tensor[rows], tasks)
+    leaves, spec = tree_flatten(tasks)
+    parts = [itertools.repeat(None) if leaf is None else leaf.split(size) for leaf in leaves]
+    for chunk in zip(*parts, strict=False):  # not strict: the `repeat` of a missing target has no end
+        yield tree_unflatten(chunk, spec)
 
 
 def _over_chunk(function: Callable[[Task], Any], tasks: Task, backend: Backend) -> Any:
-    """Maps over one chunk: outputs get a leading ``[tasks]`` dimension."""
+    """Applies a function to each task of a chunk. Outputs have a leading ``[tasks]`` dimension."""
     if backend.batched:
-        # Each task draws its own dropout mask, as it would alone.
-        return vmap(function, randomness="different")(tasks)
-    return tree_map(lambda out: out[None], function(tree_map(lambda tensor: tensor[0], tasks)))
+        has_targets = tasks.query.y is not None
+        in_dims = 0 if has_targets else (tree_map(lambda leaf: None if leaf is None else 0, tasks),)
+        # "different" gives each task its own dropout mask, as in a loop over tasks.
+        return vmap(function, in_dims, randomness="different")(tasks)
+    single = tree_map(lambda leaf: None if leaf is None else leaf[0], tasks)
+    return tree_map(lambda out: out[None], function(single))
 
 
 def _concatenate(parts: list[Any]) -> Any:
@@ -64,12 +77,19 @@ def map_tasks(function: Callable[[Task], Any], tasks: Task, backend: Backend) ->
     """Applies a function of one task to each task of a meta-batch.
 
     Args:
-        function: One task (no leading dimension) to a tensor or a tree of tensors.
+        function: Maps one task (no leading dimension) to a tensor or a tree of tensors.
         tasks: A meta-batch, ``[tasks, ...]``.
-        backend: How.
+        backend: How to map over tasks.
 
     Returns:
-        What ``function`` returns, each tensor with a leading ``[tasks]`` dimension.
+        The results of ``function``, each tensor with a leading ``[tasks]`` dimension.
+
+    Example:
+        >>> from meta_lightning.types import Examples
+        >>> data = Examples(torch.arange(6.0).view(3, 2, 1), torch.zeros(3, 2, 1))
+        >>> tasks = Task(data, data, index=torch.arange(3), key=torch.arange(3))
+        >>> map_tasks(lambda task: task.query.x.mean(), tasks, Backend("vmap"))
+        tensor([0.5000, 2.5000, 4.5000])
     """
     outputs = [_over_chunk(function, chunk, backend) for chunk in _chunks(tasks, backend)]
     return _concatenate(outputs)
@@ -78,16 +98,26 @@ def map_tasks(function: Callable[[Task], Any], tasks: Task, backend: Backend) ->
 def mean_gradient(
     objective: Callable[[Params, Task], tuple[Tensor, Any]], params: Params, tasks: Task, backend: Backend
 ) -> tuple[Params, Any]:
-    """The gradient of the mean over tasks of a per-task objective.
+    """The gradient of a per-task objective, averaged over tasks.
 
     Args:
         objective: ``(params, task) -> (scalar, auxiliary tree of tensors)``.
-        params: Where to differentiate; detached, so that the results carry no graph.
+        params: The parameters to differentiate with respect to. They are detached, so the results carry no graph.
         tasks: A meta-batch, ``[tasks, ...]``.
         backend: How to map over tasks.
 
     Returns:
         The gradient, and the auxiliary outputs with a leading ``[tasks]`` dimension.
+
+    Example:
+        >>> from meta_lightning.types import Examples
+        >>> data = Examples(torch.arange(6.0).view(3, 2, 1), torch.zeros(3, 2, 1))
+        >>> tasks = Task(data, data, index=torch.arange(3), key=torch.arange(3))
+        >>> def objective(params, task):
+        ...     mean = task.query.x.mean()
+        ...     return (params["w"] - mean) ** 2, {"mean": mean}
+        >>> mean_gradient(objective, {"w": torch.tensor(0.0)}, tasks, Backend("vmap"))
+        ({'w': tensor(-5.)}, {'mean': tensor([0.5000, 2.5000, 4.5000])})
     """
     return mean_over_chunks(lambda chunk: chunk_gradient(objective, params, chunk, backend), tasks, backend)
 
@@ -95,10 +125,10 @@ def mean_gradient(
 def chunk_gradient(
     objective: Callable[[Params, Task], tuple[Tensor, Any]], params: Params, chunk: Task, backend: Backend
 ) -> tuple[Params, Any]:
-    """`mean_gradient` of tasks that are taken at once.
+    """Computes `mean_gradient` over the tasks of a single chunk.
 
-    The mean is differentiated where parameters are still shared by all tasks: no per-task copy of the gradient is made,
-    and the first forward pass of each task runs with one set of weights.
+    The mean is differentiated with respect to parameters that all tasks share. The gradient is therefore not copied for
+    each task, and the first forward pass of all tasks uses one set of weights.
     """
 
     def mean(params: Params) -> tuple[Tensor, Any]:
@@ -109,20 +139,24 @@ def chunk_gradient(
 
 
 def mean_over_chunks(
-    of_chunk: Callable[[Task], tuple[Params, Any]], tasks: Task, backend: Backend
+    gradient_of_chunk: Callable[[Task], tuple[Params, Any]], tasks: Task, backend: Backend
 ) -> tuple[Params, Any]:
-    """The mean over all tasks from the means of chunks, summed as they come: no graph outlives its chunk.
+    """The mean gradient over all tasks, accumulated chunk by chunk. No graph outlives its chunk.
 
     Args:
-        of_chunk: Tasks to the mean of their gradients, and to auxiliary outputs with a leading ``[tasks]`` dimension.
+        gradient_of_chunk: Maps a chunk of tasks to the mean of their gradients and to auxiliary outputs with a leading
+            ``[tasks]`` dimension.
         tasks: A meta-batch, ``[tasks, ...]``.
-        backend: Says how many tasks are taken at once.
+        backend: Sets the size of a chunk.
+
+    Returns:
+        The gradient, and the auxiliary outputs with a leading ``[tasks]`` dimension.
     """
     total: Params = {}
     auxiliary = []
     for chunk in _chunks(tasks, backend):
-        gradient, aux = of_chunk(chunk)
-        torch.clear_autocast_cache()  # else each chunk leaves a copy of the weights in the lower precision
+        gradient, aux = gradient_of_chunk(chunk)
+        torch.clear_autocast_cache()  # the cache would keep a low-precision copy of the weights for each chunk
         auxiliary.append(aux)
         if chunk is tasks:
             return gradient, aux
@@ -133,10 +167,10 @@ def mean_over_chunks(
 
 
 def _gradient(function: Callable[[Params], tuple[Tensor, Any]], params: Params) -> tuple[Params, Any]:
-    """The gradient of a scalar in ``params``, and the auxiliary outputs, without a graph.
+    """The gradient of a scalar with respect to ``params``, and the auxiliary outputs, without a graph.
 
-    Autograd itself does it, a level of transforms less than `torch.func.grad`: a quarter to a third less time for
-    small nets. The compiler takes the transform alone, and there it costs nothing.
+    Plain autograd saves one level of transforms against `torch.func.grad`, which is a quarter to a third of the time
+    for small nets. torch.compile supports only the transform, which costs nothing once it is compiled.
     """
     if torch.compiler.is_compiling():
         gradient, aux = grad(function, has_aux=True)(params)
@@ -144,5 +178,5 @@ def _gradient(function: Callable[[Params], tuple[Tensor, Any]], params: Params) 
     with torch.enable_grad():
         leaves = {name: tensor.detach().requires_grad_() for name, tensor in params.items()}
         value, aux = function(leaves)
-        found = torch.autograd.grad(value, [*leaves.values()], allow_unused=True, materialize_grads=True)
-    return dict(zip(leaves, found, strict=True)), tree_map(torch.Tensor.detach, aux)
+        grads = torch.autograd.grad(value, [*leaves.values()], allow_unused=True, materialize_grads=True)
+    return dict(zip(leaves, grads, strict=True)), tree_map(torch.Tensor.detach, aux)

@@ -1,4 +1,4 @@
-"""Nets of the benchmarks: plain modules that know nothing of meta-learning."""
+"""The nets of the standard benchmarks, as plain `torch.nn` modules without any meta-learning in them."""
 
 from meta_lightning.nets.conv4 import Conv4
 from meta_lightning.nets.mlp import MLP

@@ -10,17 +10,25 @@ from meta_lightning.errors import ConfigError
 
 
 class MLP(nn.Sequential):
-    """Linear layers with an activation between them: the MAML paper's net for sinusoids is ``hidden=[40, 40]``.
+    """Linear layers with an activation between them.
+
+    With ``hidden=[40, 40]`` it is the MAML paper's net for sinusoids; with ``hidden=[64, 64]`` and
+    ``activation="tanh"`` it is Reptile's.
 
     Args:
         in_features: Width of the input.
-        out_features: Width of the output; null for no output layer, the last hidden layer itself. On the command line
-            null takes ``data.ways``.
+        out_features: Width of the output. With null the net has no output layer and returns the last hidden layer; the
+            command line replaces null by ``data.ways``.
         hidden: Width of each hidden layer.
-        activation: ``relu``, or ``tanh`` (Reptile's net for sinusoids, ``hidden=[64, 64]``).
+        activation: ``relu`` or ``tanh``.
 
     Raises:
         ConfigError: If a width is below 1.
+
+    Example:
+        >>> net = MLP(in_features=1, out_features=1, hidden=[40, 40])
+        >>> net(torch.zeros(10, 1)).shape
+        torch.Size([10, 1])
     """
 
     def __init__(
@@ -34,13 +42,13 @@ class MLP(nn.Sequential):
         if min(widths) < 1:
             raise ConfigError(f"net.in_features and net.hidden are {widths}; expected widths of 1 or more")
         layers: list[nn.Module] = []
-        for width, following in itertools.pairwise(widths):
-            layers += [nn.Linear(width, following), nn.ReLU() if activation == "relu" else nn.Tanh()]
+        for before, after in itertools.pairwise(widths):
+            layers += [nn.Linear(before, after), nn.ReLU() if activation == "relu" else nn.Tanh()]
         if out_features is not None:
             layers.append(nn.Linear(widths[-1], out_features))
         super().__init__(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[examples, *shape]`` with ``in_features`` entries an example, to ``[examples, out_features]``."""
-        out: Tensor = super().forward(x.flatten(1))  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        """Maps ``[examples, *shape]``, with ``in_features`` entries per example, to ``[examples, out_features]``."""
+        out: Tensor = super().forward(x.flatten(1))  # type: ignore[no-untyped-call]  # `nn.Sequential.forward` has no types
         return out

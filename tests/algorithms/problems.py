@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from meta_lightning import EpisodeShape, EpisodicDataModule
 from meta_lightning.data import Sinusoid, Source
@@ -40,6 +41,11 @@ class Faces(Source):
 
     def fingerprint(self) -> str:
         return "faces"
+
+
+def single(tasks: Task, number: int) -> Task:
+    """One task of a meta-batch."""
+    return tree_map(lambda tensor: tensor[number], tasks)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import Trainer
-from torch import Tensor
+from torch import Tensor, nn
 
 from meta_lightning.algorithms import MetaModule
 from meta_lightning.functional.tasks import Backend, Loop
@@ -13,6 +13,7 @@ from meta_lightning.nets import Conv4
 from meta_lightning.types import Examples, Task
 
 from .cases import CASES, Case
+from .problems import Smooth, single
 
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
@@ -24,7 +25,7 @@ def pictures(tasks: int = 6) -> Task:
     def part() -> Examples:
         return Examples(torch.rand(tasks, 6, 1, 16, 16, generator=generator, dtype=torch.float64), labels)
 
-    return Task(part(), part(), torch.arange(tasks))
+    return Task(part(), part(), *[torch.arange(tasks)] * 2)
 
 
 def flat(gradient: dict[str, Tensor]) -> Tensor:
@@ -54,8 +55,7 @@ def test_meta_gradient_is_that_of_the_mean_over_tasks_by_finite_differences(case
     origin = flat(module.learnable())
 
     def mean_objective(theta: Tensor) -> float:
-        each = [Task(*(type(part)(*(t[i] for t in part)) for part in tasks[:2]), tasks.index[i]) for i in range(4)]
-        return sum(case.objective(theta, origin, task).item() for task in each) / 4
+        return sum(case.objective(theta, origin, single(tasks, number)).item() for number in range(4)) / 4
 
     epsilon, expected = 1e-5, torch.empty_like(origin)
     for i in range(len(origin)):
@@ -133,7 +133,7 @@ def test_compiled_meta_step_gives_the_same_gradient(case: Case, loop: Loop, comp
     arguments = module.learnable(), dict(module.named_buffers()), tasks, torch.tensor(0)
     torch.compiler.reset()  # every case compiles the same function anew, and the compiler counts
     expected = flat(module.meta_step(*arguments)[0])
-    module.use(Backend(loop), compiler=compiler)
+    module.set_backend(Backend(loop), compiler=compiler)
     torch.testing.assert_close(flat(module.meta_step(*arguments)[0]), expected)
 
 
@@ -174,6 +174,33 @@ def test_a_resumed_run_is_the_same_run(case: Case) -> None:
     assert resumed.global_step == 25
     for name, value in whole.state_dict().items():
         assert torch.equal(value, second.state_dict()[name]), name
+
+
+class UnderTwoNames(nn.Module):
+    """A net that holds its layers by name and once more in the chain that predicts, as many nets do."""
+
+    def __init__(self, net: Smooth) -> None:
+        super().__init__()
+        self.body, self.head = net.first, net.second
+        self.chain = nn.Sequential(nn.Flatten(), net.first, nn.Tanh(), net.second)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.chain(x)
+
+
+@every_case
+@pytest.mark.parametrize("loop", ["vmap", "loop", "split"])
+def test_a_layer_under_two_names_is_one_layer(case: Case, loop: Loop) -> None:
+    nets: list[nn.Module] = []
+    for wrap in (lambda net: net, UnderTwoNames):
+        torch.manual_seed(0)
+        net = case.problem.net()
+        trainer(3).fit(case.make(wrap(net), task_loop=loop), datamodule=case.problem.data())
+        nets.append(net)
+    once, twice = nets
+    assert all(isinstance(parameter, nn.Parameter) for parameter in twice.parameters())
+    for name, value in once.state_dict().items():
+        assert torch.equal(twice.state_dict()[name], value)
 
 
 @every_case

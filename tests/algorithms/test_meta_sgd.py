@@ -6,6 +6,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from meta_lightning import ConfigError
 from meta_lightning.algorithms import MAMLModule, MetaSGDModule
+from meta_lightning.callbacks import AdaptationPlots
 from meta_lightning.nets import MLP
 
 from .problems import SINUSOIDS
@@ -49,7 +50,7 @@ def test_the_rates_are_logged_as_histograms_at_each_validation() -> None:
     module = MetaSGDModule(SINUSOIDS.net())
     Trainer(max_steps=4, max_epochs=-1, logger=logger, check_val_every_n_epoch=None, val_check_interval=2,
             enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-            ).fit(module, datamodule=SINUSOIDS.data())  # fmt: skip
+            callbacks=AdaptationPlots()).fit(module, datamodule=SINUSOIDS.data())  # fmt: skip
     events = EventAccumulator("run", {"histograms": 0})
     events.Reload()
     assert {f"rates/{name}" for name, _ in module.rates.named_parameters()} == set(events.Tags()["histograms"])

@@ -4,7 +4,7 @@ from torch import nn
 
 from meta_lightning import ConfigError, EpisodicDataModule
 from meta_lightning.algorithms import ProtoNetModule
-from meta_lightning.algorithms.probe import probe
+from meta_lightning.checks.net import check_net
 
 from .problems import FACES, SINUSOIDS
 from .test_conformance import trainer
@@ -44,7 +44,7 @@ def module_accuracy(module: ProtoNetModule) -> torch.Tensor:
 
 
 def test_nothing_is_called_before_adaptation() -> None:
-    assert probe(ProtoNetModule(FACES.net()), FACES.tasks(1)) == ["loss", "accuracy"]
+    assert check_net(ProtoNetModule(FACES.net()), FACES.tasks(1)) == ["loss", "accuracy"]
     running = trainer(2)
     running.fit(ProtoNetModule(FACES.net()), datamodule=FACES.data())
     assert {"val/loss", "val/accuracy"} <= running.callback_metrics.keys()
@@ -53,7 +53,7 @@ def test_nothing_is_called_before_adaptation() -> None:
 
 def test_values_to_regress_are_refused() -> None:
     with pytest.raises(ConfigError, match="classifies, but the targets are values; expected a source of classes"):
-        probe(ProtoNetModule(SINUSOIDS.net()), SINUSOIDS.tasks(1))
+        check_net(ProtoNetModule(SINUSOIDS.net()), SINUSOIDS.tasks(1))
 
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("inf"), float("nan")])

@@ -12,7 +12,7 @@ from meta_lightning.algorithms import ReptileModule
 from meta_lightning.algorithms.reptile import mini_batches
 from meta_lightning.types import Task
 
-from .problems import SINUSOIDS
+from .problems import SINUSOIDS, single
 from .test_conformance import flat, meta_step, trainer
 
 
@@ -27,17 +27,14 @@ def tasks(count: int = 3) -> Task:
 
 def walk(net: nn.Module, task: Task, optimizer: torch.optim.Optimizer, steps: int, size: int) -> None:
     """Trains a net on one task, on mini-batches in the task's order."""
-    for rows in mini_batches(task.index, len(task.support.x), size, steps):
+    for rows in mini_batches(task.key, len(task.support.x), size, steps):
         optimizer.zero_grad()
         F.mse_loss(net(task.support.x[rows]), task.support.y[rows]).backward()
         optimizer.step()
 
 
 def each(tasks: Task) -> list[Task]:
-    return [
-        Task(*(type(part)(*(tensor[i] for tensor in part)) for part in tasks[:2]), tasks.index[i])
-        for i in range(len(tasks.index))
-    ]
+    return [single(tasks, i) for i in range(len(tasks.index))]
 
 
 def weights(net: nn.Module) -> Tensor:

@@ -50,7 +50,7 @@ SHAPE = {"ways": 3, "shots": 2, "queries": 2, "meta_batch_size": 4, "val_tasks":
 
 def test_queries_that_give_their_labels_away_are_told_once(capsys: pytest.CaptureFixture[str]) -> None:
     (warning,) = warned(Marked(Faces(), **SHAPE), ReadsTheMark(), capsys)
-    assert warning.startswith("Warning: val/accuracy_before is 100.0%, and chance is 33.3%. Labels are dealt out anew")
+    assert warning.startswith("Warning: val/accuracy_before is 100.0%, and chance is 33.3%. Each task assigns")
 
 
 def test_honest_tasks_are_not_suspected(capsys: pytest.CaptureFixture[str]) -> None:

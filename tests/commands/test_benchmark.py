@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from meta_lightning import EpisodicDataModule, MAMLModule
 from meta_lightning.cli import main
-from meta_lightning.commands.benchmark import benchmark, settings
+from meta_lightning.commands.benchmark import run_benchmark, settings
 from meta_lightning.data.sources import LabelledImages
 from meta_lightning.functional.tasks import Backend
 
@@ -107,7 +107,7 @@ def test_pictures_are_cut_where_they_are_in_training(monkeypatch: pytest.MonkeyP
     kept = []
     monkeypatch.setattr(LabelledImages, "to", lambda self, device: kept.append(device))
     data = EpisodicDataModule(FACES.source, ways=3, shots=2, queries=2, meta_batch_size=2, device_cache=True)
-    benchmark(trainer(1), MAMLModule(FACES.net()), data, compile=False, seconds=0.001)
+    run_benchmark(trainer(1), MAMLModule(FACES.net()), data, compile=False, seconds=0.001)
     assert kept == [torch.device("cpu")] * 2  # to time the drawing, and in the run
 
 

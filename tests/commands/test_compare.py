@@ -9,9 +9,11 @@ from meta_lightning.commands.compare import paired
 
 
 def report(per_task: list[float], **changes: object) -> dict:
+    spread = stats.sem(per_task) * stats.t.ppf(0.975, len(per_task) - 1) if len(per_task) > 1 else None
     return {
-        "algorithm": "MAML", "checkpoint": "best.ckpt", "episode_hash": "0123456789abcdef", "metric": "accuracy",
-        "mean": sum(per_task) / len(per_task), "ci95": 0.1, "tasks": len(per_task), "per_task": per_task, **changes,
+        "algorithm": "MAML", "checkpoint": "best.ckpt", "source": "letters 28px", "episode_hash": "0123456789abcdef",
+        "metric": "accuracy", "batch_norm": "transductive", "per_step": [{"step": 0}, {"step": 3}],
+        "mean": sum(per_task) / len(per_task), "ci95": spread, "tasks": len(per_task), "per_task": per_task, **changes,
     }  # fmt: skip
 
 
@@ -39,7 +41,7 @@ def test_less_error_is_better() -> None:
 def test_the_table_shows_both_and_the_difference(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", write("a.json", report(ONE)), write("b.json", report(OTHER, algorithm="Reptile"))]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    for piece in ("MAML", "Reptile", "60.00%", "64.00%", "4.00%", "better on 2 tasks, worse on 1, even on 2"):
+    for piece in ("MAML", "Reptile", "60.00%", "64.00%", "4.00%", "better on 2 tasks, worse on 1, equal on 2"):
         assert piece in said
 
 
@@ -52,15 +54,36 @@ def test_the_table_shows_both_and_the_difference(capsys: pytest.CaptureFixture[s
         ),
         ({"metric": "mse"}, "the metrics differ: accuracy and mse; expected two reports of the same tasks"),
         (
-            {"per_task": [1.0, 1.0, 1.0], "tasks": 3},
+            {"per_task": [1.0, 1.0, 1.0], "tasks": 3, "mean": 1.0, "ci95": 0.0},
             "the tasks differ: 5 and 3; expected two reports of the same tasks: test both with the same data settings",
         ),
-        ({"mean": "high"}, "b.json holds a figure that is no number ('high'); test the checkpoint again"),
-        ({"per_task": [1.0, 1.0, 1.0, 1.0, {}]}, "b.json holds a figure that is no number ("),
-        ({"per_task": [10**400] * 5}, "b.json holds a figure that is no number (int too large"),
-        ({"per_task": [1.0]}, "b.json does not hold a figure for each of its tasks; test the checkpoint again"),
+        (
+            {"source": "letters 84px"},
+            "the data differ: letters 28px and letters 84px; expected two reports of the same",
+        ),
+        ({"mean": 0.9}, "b.json states mean 0.9, but its tasks give 0.64: the file was changed; test the checkpoint"),
+        ({"ci95": 0.01}, "b.json states ci95 0.01, but its tasks give 0.40"),
+        ({"mean": None}, "b.json states mean nan, but its tasks give 0.64"),
+        ({"per_task": [1.0] * 5}, "b.json states mean 0.64, but its tasks give 1"),
+        ({"mean": "high"}, "b.json holds a value that is not a number ('high'); test the checkpoint again"),
+        ({"per_task": [1.0, 1.0, 1.0, 1.0, {}]}, "b.json holds a value that is not a number ("),
+        ({"per_task": [10**400] * 5}, "b.json holds a value that is not a number (int too large"),
+        ({"per_task": [1.0]}, "b.json does not hold one value for each of its tasks; test the checkpoint again"),
     ],
-    ids=["episodes", "metric", "tasks", "word", "mapping", "huge", "short"],
+    ids=[
+        "episodes",
+        "metric",
+        "tasks",
+        "data",
+        "mean",
+        "interval",
+        "no mean",
+        "task",
+        "word",
+        "mapping",
+        "huge",
+        "short",
+    ],
 )
 def test_reports_that_can_not_be_compared_are_refused(
     change: dict, message: str, capsys: pytest.CaptureFixture[str]
@@ -90,3 +113,31 @@ def test_a_report_of_one_task_has_no_interval(capsys: pytest.CaptureFixture[str]
     files = [write(name, report([0.5], ci95=None)) for name in ("a.json", "b.json")]
     assert main(["compare", *files]) == 0
     assert "± nan%" in capsys.readouterr().out
+
+
+def test_what_else_differs_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    changes = {
+        "batch_norm": "inductive", "per_step": [{"step": 0}, {"step": 10}], "trained_on": "letters 84px",
+        "versions": {"torch": "2.13.0"},
+    }  # fmt: skip
+    files = [write("a.json", report(ONE)), write("b.json", report(OTHER, **changes))]
+    assert main(["compare", files[0], files[0]]) == 0
+    assert "Note" not in capsys.readouterr().out
+    assert main(["compare", *files]) == 0
+    said = capsys.readouterr().out
+    for line in (
+        "batch norm: transductive in the first, inductive in the second",
+        "inner steps: 3 in the first, 10 in the second",
+        "trained on: not stated in the first, letters 84px in the second",
+        "version of torch: not stated in the first, 2.13.0 in the second",
+    ):
+        assert f"  {line}\n" in said
+
+
+def test_a_report_of_results_that_are_not_finite_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    files = [write("a.json", report([0.5, 0.6])), write("b.json", report([0.5, float("nan")]))]
+    Path("b.json").write_text(Path("b.json").read_text().replace("NaN", "null"))
+    assert main(["compare", *files]) == 2
+    assert (
+        "b.json holds results that are not finite for tasks [1], so nothing can be compared" in capsys.readouterr().err
+    )

@@ -64,31 +64,33 @@ def test_what_can_not_be_replayed_is_refused(repository: Path, capsys: pytest.Ca
     glyphs = ["--config", str(repository / "configs/glyphs_5w1s/maml.yaml"), *SHORT]
     assert main(["episodes", *glyphs, "--output=x.json"]) == 0
     test = ["test", *glyphs, "--untrained=true", "--data.episodes=x.json"]
-    assert "the manifest is of shape EpisodeShape(ways=5, shots=1, queries=15)" in refused(
+    assert "the manifest has shape EpisodeShape(ways=5, shots=1, queries=15)" in refused(
         [*test, "--data.shots=2"], capsys
     )
-    assert "data.test_tasks is 13, but the manifest of data.episodes holds 12; lower it, or write more" in refused(
-        [*test, "--data.test_tasks=13"], capsys
+    assert (
+        "data.test_tasks is 13, but the manifest of data.episodes holds 12; lower data.test_tasks or write"
+        in refused([*test, "--data.test_tasks=13"], capsys)
     )
     other = ["test", *sinusoid, "--untrained=true", "--data.episodes=x.json"]
-    assert "the manifest is of source glyphs" in refused(other, capsys)
+    assert "the manifest has source glyphs" in refused(other, capsys)
     text = Path("x.json").read_text()
     Path("x.json").write_text(text.replace("ARMENIAN", "LATIN", 1))
-    assert "were changed; write it anew" in refused(test, capsys)
+    assert "they were changed; write the file again" in refused(test, capsys)
     nested, digits = "[" * 100_000, '{"source": ' + "9" * 5000 + "}"
-    for content in ("{", "[]", "3", '{"source": 1}', text[: len(text) // 2], "\0", nested, digits):
+    seeds = [text.replace('"seed":0', f'"seed":{seed}') for seed in ("-1", "1e99", '"x"', str(2**64))]
+    for content in (*seeds, "{", "[]", "3", '{"source": 1}', text[: len(text) // 2], "\0", nested, digits):
         Path("x.json").write_text(content)
         assert "expected a file that the command `episodes` wrote" in refused(test, capsys)
     Path("x.json").write_bytes(b"\xff\xfe")
     assert "expected a file that the command `episodes` wrote" in refused(test, capsys)
     assert "data.episodes: nowhere.json can't be read" in refused([*test[:-1], "--data.episodes=nowhere.json"], capsys)
     for split, shape, message in (
-        ("tset", [5, 1, 15], "data.episodes: x.json is of split 'tset'; expected val or test: write it anew"),
-        ("test", [5, 1, 1e400], "data.episodes: the manifest is of shape EpisodeShape(ways=5, shots=1, queries=inf)"),
-        ("test", [5, 1, 15], "data.test_tasks is 12, but the manifest of data.episodes holds 0; lower it, or write"),
+        ("tset", [5, 1, 15], "data.episodes: x.json has split 'tset'; expected val or test: write the file again"),
+        ("test", [5, 1, 1e400], "data.episodes: the manifest has shape EpisodeShape(ways=5, shots=1, queries=inf)"),
+        ("test", [5, 1, 15], "data.test_tasks is 12, but the manifest of data.episodes holds 0; lower data.test_tasks"),
     ):
         source = json.loads(text)["source"]
-        write_manifest(Manifest(source, split, EpisodeShape(*shape), []), Path("x.json"))
+        write_manifest(Manifest(source, split, 0, EpisodeShape(*shape), []), Path("x.json"))
         assert f"error: {message}" in refused(test, capsys)
     assert "error: data.test_tasks is 0; expected 1 or more" in refused(
         ["episodes", *glyphs, "--data.test_tasks=0"], capsys
@@ -103,7 +105,7 @@ def test_a_manifest_of_the_other_split_is_not_taken_for_this_one(
     config = ["--config", str(repository / "configs/sinusoid/maml.yaml"), *SHORT]
     assert main(["episodes", *config, "--split=val", "--output=x.json"]) == 0
     assert main(["test", *config, "--untrained=true", "--data.episodes=x.json"]) == 0
-    note = "Note: data.episodes holds val episodes; this test draws its own from data.eval_seed"
+    note = "Note: data.episodes holds val episodes; test draws other episodes from data.eval_seed"
     assert note in capsys.readouterr().out
     assert main(["validate", *config, "--untrained=true", "--data.episodes=x.json"]) == 0
     assert "Note:" not in capsys.readouterr().out

@@ -79,7 +79,9 @@ def coded_table():
         images[:, :, 0, 0, 0] = torch.arange(classes)[:, None]
         images[:, :, 0, 0, 1] = torch.arange(examples)
         images[:, :, 0, 1] = torch.tensor([200, 201], dtype=torch.uint8)
-        return LabelledImages(images, [f"class{number}" for number in range(classes)], rotations, "train")
+        return LabelledImages(
+            images, [f"class{number}" for number in range(classes)], rotations=rotations, split="train"
+        )
 
     return make
 

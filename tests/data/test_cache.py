@@ -1,9 +1,12 @@
 """What took long to make is made once, and a cache that fails costs time and nothing else."""
 
+import io
+import re
+
 import pytest
 import torch
 
-from meta_lightning.data.cache import cached
+from meta_lightning.data.cache import _head, cached
 
 VALUE = {"images": torch.arange(12, dtype=torch.uint8).view(3, 4), "names": ["a", "b"], "scale": 0.5}
 
@@ -28,7 +31,7 @@ def test_the_second_time_nothing_is_made(cache_folder, make):
     assert same(cached("thing", make))
     assert same(cached("thing", make))
     assert make.calls == 1
-    assert [path.name for path in cache_folder.iterdir()] == ["thing.pt"]
+    assert [path.name for path in cache_folder.iterdir()] == ["thing.cache"]
 
 
 def test_another_name_is_another_thing(cache_folder, make):
@@ -37,20 +40,47 @@ def test_another_name_is_another_thing(cache_folder, make):
     assert make.calls == 2
 
 
+def flipped(whole):
+    """One bit of one picture, which torch does not notice."""
+    at = whole.index(bytes(range(12)))
+    return whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]
+
+
+def other_structure(_):
+    torch.save({"pictures": [1]}, file := io.BytesIO())
+    return file.getvalue()
+
+
+MADE_AGAIN = (
+    r"Warning: .*thing\.cache can't be used \(its bytes do not match its checksum\); its content is made again\n"
+)
+
+
 @pytest.mark.parametrize(
     "damage",
-    [lambda _: b"", lambda _: b"garbage", lambda whole: whole[:-100], lambda whole: whole[: len(whole) // 2]],
-    ids=["empty", "garbage", "cut short", "half"],
-)
-def test_a_corrupt_file_is_made_anew(cache_folder, make, damage):
+    [
+        lambda _: b"", lambda _: b"garbage", lambda whole: whole[:-100], lambda whole: whole[: len(whole) // 2],
+        flipped, other_structure, lambda whole: whole + b"more",
+    ],
+    ids=["empty", "garbage", "cut short", "half", "a bit", "other structure", "longer"],
+)  # fmt: skip
+def test_a_corrupt_file_is_made_anew(cache_folder, make, damage, capsys):
     cached("thing", make)
-    path = cache_folder / "thing.pt"
+    path = cache_folder / "thing.cache"
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.warns(UserWarning, match=r"thing\.pt does not load; made again"):
-        assert same(cached("thing", make))
+    assert same(cached("thing", make))
+    assert re.fullmatch(MADE_AGAIN, capsys.readouterr().out)
     assert make.calls == 2
     assert same(cached("thing", make))  # mended: no warning, and nothing made
     assert make.calls == 2
+    assert capsys.readouterr().out == ""
+
+
+def test_a_file_under_another_name_is_made_anew(cache_folder, make, capsys):
+    cached("other", lambda: {"images": 3})
+    (cache_folder / "other.cache").rename(cache_folder / "thing.cache")
+    assert same(cached("thing", make))
+    assert re.fullmatch(MADE_AGAIN, capsys.readouterr().out)
 
 
 class Trap:
@@ -60,22 +90,24 @@ class Trap:
         return pytest.fail, ("code from a cached file was run",)
 
 
-def test_a_file_that_holds_code_is_not_run(cache_folder, make):
+def test_a_file_that_holds_code_is_not_run(cache_folder, make, capsys):
     cache_folder.mkdir(parents=True)
-    torch.save(Trap(), cache_folder / "thing.pt")
-    with pytest.warns(UserWarning, match=r"thing\.pt does not load; made again"):
-        assert same(cached("thing", make))
+    torch.save(Trap(), file := io.BytesIO())
+    (cache_folder / "thing.cache").write_bytes(_head("thing", file.getvalue()) + file.getvalue())
+    assert same(cached("thing", make))
+    assert "thing.cache can't be used (UnpicklingError); its content is made again" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("blocked", ["cache", "cache/meta_lightning"])
-def test_an_unwritable_folder_costs_a_warning(tmp_path, cache_folder, make, blocked):
+def test_with_an_unwritable_folder_a_process_makes_a_value_once(tmp_path, cache_folder, make, blocked, capsys):
     # A file in the folder's place: no user, not even root, can write below it.
     (tmp_path / blocked).parent.mkdir(exist_ok=True)
     (tmp_path / blocked).write_text("")
-    for calls in (1, 2):
-        with pytest.warns(UserWarning, match=r"nothing is cached, since .*meta_lightning can't be written \(.+\)"):
-            assert same(cached("thing", make))
-        assert make.calls == calls
+    for _ in range(4):
+        assert same(cached("thing", make))
+    assert make.calls == 1
+    line = r"Warning: nothing is cached, because .*thing\.cache can't be written \(.+\)\n"
+    assert re.fullmatch(line, capsys.readouterr().out)
 
 
 def files(folder):
@@ -104,14 +136,14 @@ def test_an_interrupted_save_leaves_nothing(cache_folder, make, monkeypatch, err
     assert not files(cache_folder)
 
 
-def test_a_full_disk_leaves_nothing_and_costs_a_warning(cache_folder, make, monkeypatch):
+def test_a_full_disk_leaves_nothing_and_costs_a_warning(cache_folder, make, monkeypatch, capsys):
     def write_half(value, file):
         file.write(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", write_half)
-    with pytest.warns(UserWarning, match=r"can't be written \(No space left on device\)"):
-        assert same(cached("thing", make))
+    assert same(cached("thing", make))
+    assert "can't be written (No space left on device)" in capsys.readouterr().out
     assert not files(cache_folder)
 
 
@@ -120,9 +152,9 @@ def test_a_reader_never_sees_half_a_file(cache_folder, make, monkeypatch):
 
     def save_and_look(value, file):
         save(value, file)
-        seen.append((cache_folder / "thing.pt").exists())
+        seen.append((cache_folder / "thing.cache").exists())
 
     monkeypatch.setattr(torch, "save", save_and_look)
     cached("thing", make)
     assert seen == [False]
-    assert (cache_folder / "thing.pt").exists()
+    assert (cache_folder / "thing.cache").exists()

@@ -3,6 +3,7 @@
 import functools
 import io
 import operator
+import re
 import socket
 import subprocess
 import sys
@@ -14,12 +15,13 @@ import torch
 from PIL import Image
 
 from meta_lightning.data import Omniglot
-from meta_lightning.data.archives import read_pictures
-from meta_lightning.data.cache import cached
+from meta_lightning.data.cache import _head, cached
 from meta_lightning.data.download import fetch
 from meta_lightning.data.episodes import MetaBatches, keys
+from meta_lightning.data.readers.archives import read_pictures
+from meta_lightning.data.readers.pictures import PictureReader
 from meta_lightning.data.sources import omniglot as source_module
-from meta_lightning.data.sources.classes import LabelledImages
+from meta_lightning.data.sources.images import LabelledImages
 from meta_lightning.errors import ConfigError
 from meta_lightning.types import EpisodeShape
 
@@ -53,7 +55,7 @@ def test_a_zip_that_cannot_be_unpacked_is_refused(tmp_path, damage):
             whole[6] |= 1
 
     with pytest.raises(ConfigError, match=r"set\.zip"):
-        read_pictures([damaged_zip(tmp_path / "set.zip", change)], 6)
+        read_pictures([damaged_zip(tmp_path / "set.zip", change)], PictureReader(6, 1))
 
 
 def test_a_picture_of_absurd_size_is_named(tmp_path, write_zip):
@@ -61,30 +63,29 @@ def test_a_picture_of_absurd_size_is_named(tmp_path, write_zip):
     Image.new("1", (14000, 14000)).save(file, "PNG")  # 24 kB, and 196 million pixels
     archive = write_zip(tmp_path / "set.zip", {"a/1.png": file.getvalue()})
     with pytest.raises(ConfigError, match=r"set\.zip: a/1\.png"):
-        read_pictures([archive], 6)
+        read_pictures([archive], PictureReader(6, 1))
 
 
 @pytest.mark.parametrize(
     "contents",
     [b"\x80\x02]X", b"\x80\x02h\x00.", b"\x80\x02\x85.", b"\x80\x02K", b"\x80\x02X\x02\x00\x00\x00\xff\xff."],
 )
-def test_garbage_that_looks_like_a_pickle_is_made_anew(cache_folder, contents):
+@pytest.mark.parametrize("checked", [False, True])
+def test_garbage_that_looks_like_a_pickle_is_made_anew(cache_folder, contents, checked, capsys):
     cache_folder.mkdir(parents=True)
-    (cache_folder / "thing.pt").write_bytes(contents)
-    with pytest.warns(UserWarning, match="does not load; made again"):
-        assert cached("thing", lambda: 1) == 1
+    (cache_folder / "thing.cache").write_bytes(_head("thing", contents) * checked + contents)
+    assert cached("thing", lambda: 1) == 1
+    assert re.search(r"can't be used \(.+\); its content is made again", capsys.readouterr().out)
 
 
 def test_a_disk_that_is_really_full_costs_a_warning(cache_folder):
     pytest.importorskip("resource")
     # In a process of its own: the limit holds for every file, the test run's own log too.
     code = """
-import resource, warnings, torch
-from meta_lightning.data.cache import cached
+import resource, torch
+from meta_lightning.data.cache import _head, cached
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-with warnings.catch_warnings(record=True) as caught:
-    assert cached("thing", lambda: torch.zeros(100_000)).shape == (100_000,)
-print(*(str(warning.message) for warning in caught))
+assert cached("thing", lambda: torch.zeros(100_000)).shape == (100_000,)
 """
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "nothing is cached" in ran.stdout
@@ -124,7 +125,7 @@ def test_a_random_split_of_too_few_characters_is_refused(tmp_path, cache_folder,
     monkeypatch.setattr(
         source_module,
         "read_pictures",
-        lambda archives, size: {
+        lambda archives, reader: {
             "images": torch.arange(7, dtype=torch.uint8).view(7, 1, 1, 1, 1),
             "names": [*"abcdefg"],
         },
@@ -138,7 +139,9 @@ def test_a_random_split_of_too_few_characters_is_refused(tmp_path, cache_folder,
 def test_pictures_that_are_not_square_are_not_scrambled():
     images = torch.arange(6, dtype=torch.uint8).view(1, 1, 1, 2, 3).expand(4, 4, 1, 2, 3)
     with pytest.raises((ConfigError, ValueError), match="square"):
-        LabelledImages(images, [*"abcd"], "per_task").draw(keys(0, "train", torch.arange(1)), EpisodeShape(2, 1, 1))
+        LabelledImages(images, [*"abcd"], rotations="per_task").draw(
+            keys(0, "train", torch.arange(1)), EpisodeShape(2, 1, 1)
+        )
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from ..algorithms.test_conformance import trainer
 
 @pytest.mark.parametrize("rotations", ["none", "per_task", "as_classes"])
 def test_meta_batches_are_cut_where_the_pictures_are(rotations: str) -> None:
-    table = LabelledImages(torch.zeros(6, 5, 1, 4, 4, dtype=torch.uint8), list("abcdef"), rotations)
+    table = LabelledImages(torch.zeros(6, 5, 1, 4, 4, dtype=torch.uint8), list("abcdef"), rotations=rotations)
     table.to(torch.device("meta"))
     task = table.draw(torch.arange(3), EpisodeShape(2, 1, 2))
     assert task.support.x.device.type == task.query.x.device.type == "meta"
@@ -39,5 +39,7 @@ def test_a_run_asks_for_the_device_of_its_trainer_and_stays_the_same(monkeypatch
 
 
 def test_worker_processes_can_not_cut_from_a_device() -> None:
-    with pytest.raises(ConfigError, match=r"data\.num_workers is 1, but worker processes can't cut from a device"):
+    with pytest.raises(
+        ConfigError, match=r"data\.num_workers is 1, but worker processes can't read a device cache; set"
+    ):
         EpisodicDataModule(FACES.source, device_cache=True, num_workers=1)

@@ -7,7 +7,8 @@ import torch
 from torch.utils.data.distributed import DistributedSampler
 
 from meta_lightning.data import Sinusoid
-from meta_lightning.data.episodes import MetaBatches, ResumingSampler, keys
+from meta_lightning.data.episodes import SPLITS, MetaBatches, ResumingSampler, keys
+from meta_lightning.data.episodes import draw as draw_episodes
 from meta_lightning.types import EpisodeShape
 
 from .hashing import episode_hash
@@ -169,7 +170,7 @@ def test_the_hash_changes_with_the_ways(coded_table):
 def test_the_hash_changes_with_a_name_and_not_with_a_pixel(coded_table):
     table = coded_table()
     before = episode_hash(table, **ASKED)
-    table.images.zero_()
+    table.x.zero_()
     assert episode_hash(table, **ASKED) == before
     table.names[2] = "another"
     assert episode_hash(table, **ASKED) != before
@@ -196,3 +197,11 @@ def test_the_sinusoid_s_test_episodes_are_fixed_for_ever():
 def test_test_episodes_of_classes_are_fixed_for_ever(coded_table):
     found = [episode_hash(coded_table(rotations=kind), **ASKED) for kind in ("none", "per_task", "as_classes")]
     assert found == ["c6a263752bab95a2", "616c1c32d870f303", "ef18b32b8ca267d8"]
+
+
+def test_no_two_splits_share_a_tasks_key():
+    family, shape = Sinusoid().load("train"), EpisodeShape(None, 1, 1)
+    tasks = [draw_episodes(family, seed, split, shape, torch.arange(300)) for split in SPLITS for seed in (0, 1)]
+    every_key = torch.cat([task.key for task in tasks])
+    assert len(every_key.unique()) == len(every_key)
+    assert torch.equal(tasks[0].index, tasks[-1].index)

@@ -12,8 +12,10 @@ import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from meta_lightning.data import Glyphs, letters
+from meta_lightning.data import Glyphs
 from meta_lightning.data.episodes import keys
+from meta_lightning.data.readers.pictures import PictureReader
+from meta_lightning.data.sources import glyph_letters as letters
 from meta_lightning.data.sources import glyphs as source_module
 from meta_lightning.errors import ConfigError
 from meta_lightning.types import EpisodeShape
@@ -26,7 +28,7 @@ torch.manual_seed(99)
 source = Glyphs(2)
 for split in ("train", "val", "test"):
     table = source.load(split)
-    print(hashlib.sha256(table.images.numpy().tobytes() + " ".join(table.names).encode()).hexdigest())
+    print(hashlib.sha256(table.x.numpy().tobytes() + " ".join(table.names).encode()).hexdigest())
 """
 
 
@@ -67,7 +69,7 @@ def test_every_split_has_its_scripts(tables):
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_pictures_are_whole_letters(tables, split):
-    images = tables[split].images
+    images = tables[split].x.unflatten(0, (-1, 20))
     assert images.dtype == torch.uint8
     assert images.shape == (len(tables[split].names), 20, 1, 28, 28)
     ink = images.flatten(2).float() / 255
@@ -81,7 +83,7 @@ def test_pictures_are_whole_letters(tables, split):
 
 
 def test_no_picture_stands_twice_in_the_data(tables):
-    pictures = Counter(image.numpy().tobytes() for table in tables.values() for image in table.images.flatten(0, 1))
+    pictures = Counter(image.numpy().tobytes() for table in tables.values() for image in table.x)
     assert set(pictures.values()) == {1}
     assert len(pictures) == (189 + 101 + 82) * 20
 
@@ -214,7 +216,7 @@ def test_another_process_draws_the_very_same(tables, tmp_path):
     """Two examples of each: that more begin with the fewer is tested above."""
     expected = []
     for split in SPLITS:
-        data = tables[split].images[:, :2].numpy().tobytes() + " ".join(tables[split].names).encode()
+        data = tables[split].x.unflatten(0, (-1, 20))[:, :2].numpy().tobytes() + " ".join(tables[split].names).encode()
         expected.append(hashlib.sha256(data).hexdigest())
     environment = {"XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": ":".join(sys.path), "PYTHONHASHSEED": "5"}
     environment["OMP_NUM_THREADS"] = "1"  # two would wait for each other where another test runs beside
@@ -245,7 +247,7 @@ def drawn(cache_folder, monkeypatch):
 def test_letters_are_drawn_once_for_each_number_of_examples(drawn):
     for examples in (3, 3, 4):
         Glyphs(examples).prepare()
-        assert Glyphs(examples).load("val").images.shape[1] == examples
+        assert Glyphs(examples).load("val").counts.unique().tolist() == [examples]
     assert drawn == [3, 4]
 
 
@@ -303,7 +305,7 @@ def test_a_matplotlib_without_its_fonts_is_refused(cache_folder, monkeypatch, tm
 
 
 def test_constants_say_how_to_make_a_picture_alike():
-    assert Glyphs().constants() == {"image_size": 28, "channels": 1, "inverted": True, "scale": 1 / 255}
+    assert Glyphs().constants() == PictureReader(28, channels=1, inverted=True).constants()
 
 
 def test_nearest_class_mean_in_pixels_is_as_good_as_known(tables):

@@ -1,5 +1,6 @@
 """The data module: which episodes a loader serves, to which process, and what it refuses."""
 
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -15,8 +16,11 @@ from .hashing import episode_hash
 class Coded(Source):
     """A source of coded pictures that notes which splits were asked for."""
 
-    def __init__(self, table):
-        self.table = table
+    def __init__(self, make):
+        self.tables = {split: make() for split in ("train", "val", "test")}
+        for number, (split, table) in enumerate(self.tables.items()):
+            table.names = [f"{split} {name}" for name in table.names]
+            table.x[:, 0, 0, 0] += 10 * number
         self.loaded = []
         self.prepared = 0
 
@@ -25,7 +29,7 @@ class Coded(Source):
 
     def load(self, split):
         self.loaded.append(split)
-        return self.table
+        return self.tables[split]
 
     def fingerprint(self):
         return "coded"
@@ -36,7 +40,7 @@ class Coded(Source):
 
 @pytest.fixture
 def source(coded_table):
-    return Coded(coded_table())
+    return Coded(coded_table)
 
 
 def trainer(device="cpu", **settings):
@@ -157,7 +161,7 @@ def test_processes_share_the_episodes_of_one(loader):
 
 def test_a_meta_batch_that_processes_cannot_share_evenly_is_refused():
     data = module(meta_batch_size=4, trainer_settings={"world_size": 3})
-    text = r"data\.meta_batch_size is 4, which 3 processes do not divide; choose a multiple"
+    text = r"data\.meta_batch_size is 4, which 3 processes can't share equally; choose a multiple of 3"
     with pytest.raises(ConfigError, match=text):
         data.train_dataloader()
 
@@ -195,8 +199,8 @@ def test_training_and_evaluation_draw_apart_from_one_seed():
 
 def test_the_hash_is_of_the_episodes_that_are_served(source):
     data = module(source, ways=3, eval_seed=4, val_tasks=7, test_tasks=9)
-    assert data.episode_hash("val") == episode_hash(source.table, 4, "val", EpisodeShape(3, 2, 3), 7)
-    assert data.episode_hash("test") == episode_hash(source.table, 4, "test", EpisodeShape(3, 2, 3), 9)
+    assert data.episode_hash("val") == episode_hash(source.tables["val"], 4, "val", EpisodeShape(3, 2, 3), 7)
+    assert data.episode_hash("test") == episode_hash(source.tables["test"], 4, "test", EpisodeShape(3, 2, 3), 9)
 
 
 @pytest.mark.parametrize(
@@ -234,7 +238,8 @@ def test_pictures_become_floats_on_their_way_to_the_net(source):
 )
 def test_a_stage_loads_its_own_splits(source, stage, splits):
     module(source, stages=[stage], ways=3)
-    assert source.loaded == splits
+    assert source.loaded[: len(splits)] == splits
+    assert sorted(source.loaded) == ["test", "train", "val"]  # the others are loaded to be compared
 
 
 def test_data_is_prepared_by_the_source(source):
@@ -247,13 +252,33 @@ def test_data_is_prepared_by_the_source(source):
     [
         ({}, r"data\.ways is not set"),
         ({"ways": 7}, r"data\.ways is 7, but .* 6 classes"),
-        ({"ways": 3, "train_ways": 7}, r"data\.ways is 7, but .* 6 classes"),
+        ({"ways": 3, "train_ways": 7}, r"^data\.train_ways is 7, but .* 6 classes; lower data\.train_ways$"),
+        ({"ways": 7, "train_shots": 1}, r"^data\.ways is 7, but .* 6 classes; lower data\.ways$"),
+        (
+            {"ways": 3, "train_shots": 5},
+            r"^data\.train_shots \+ data\.queries is 5 .*data\.train_shots or data\.queries$",
+        ),
+        ({"ways": 3, "train_shots": 5, "train_queries": 4}, r"^data\.train_shots \+ data\.train_queries is 5 \+ 4 = 9"),
         ({"ways": 3, "shots": 5}, r"data\.shots \+ data\.queries is 5 \+ 3 = 8, but .* 7 examples"),
     ],
 )
 def test_episodes_that_cannot_be_drawn_are_refused_at_setup(source, settings, text):
     with pytest.raises(ConfigError, match=text):
         module(source, stages=["fit"], **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"val_tasks": 2**31}, "data.val_tasks is 2147483648; expected at most 2147483647"),
+        ({"val_tasks": 0}, "data.val_tasks is 0; expected 1 or more"),
+        ({"eval_seed": 2**32}, "data.eval_seed is 4294967296; expected at most 4294967295"),
+        ({"seed": -1}, "data.seed is -1; expected 0 or more"),
+    ],
+)
+def test_a_number_out_of_bounds_is_told_the_bound(settings, text):
+    with pytest.raises(ConfigError, match=f"^{re.escape(text)}$"):
+        module(**settings)
 
 
 def test_checkpoints_remember_the_data(source):

@@ -81,7 +81,7 @@ def test_pictures_go_with_their_names(small, vinyals):
     everything = sorted(name for members in vinyals.values() for name in members)
     for split in SPLITS:
         family = small().load(split)
-        bits = (family.images[:, 0, 0, :2].flatten(1) == 255).long()
+        bits = (family.x[family.counts.cumsum(0) - family.counts, 0, :2].flatten(1) == 255).long()
         numbers = (bits << torch.arange(16)).sum(1)
         assert [everything[number] for number in numbers] == family.names == vinyals[split]
 
@@ -96,9 +96,9 @@ def test_rotations_are_passed_on(small, rotations, classes):
 def reader(tmp_path, cache_folder, monkeypatch):
     """Stands in for the reader of archives: returns ``reader.read``, and notes the sizes that it was asked for."""
 
-    def read_pictures(archives, size):
+    def read_pictures(archives, reader):
         assert [archive.name for archive in archives] == ["images_background.zip", "images_evaluation.zip"]
-        read_pictures.sizes.append(size)
+        read_pictures.sizes.append(reader.image_size)
         return read_pictures.read
 
     read_pictures.sizes = []
@@ -129,7 +129,9 @@ def test_the_fingerprint_tells_data_and_splits_apart(small):
 
 def test_constants_say_how_to_make_a_picture_alike(small):
     constants = small().constants()
-    assert constants == {"image_size": 8, "channels": 1, "inverted": True, "scale": 1 / 255}
+    settings = {"image_size": 8, "channels": 1, "resize": "stretch", "inverted": True}
+    assert constants["reader"]["init_args"] == settings
+    assert constants["scale"] == 1 / 255
 
 
 def test_a_folder_without_archives_is_refused(tmp_path):
@@ -201,13 +203,13 @@ def real(real_data):
 def test_real_omniglot_is_whole(real):
     assert sizes(real) == [1028, 172, 423]
     for split in SPLITS:
-        assert real.load(split).images.shape[1:] == (20, 1, 28, 28)
+        assert real.load(split).x.shape[1:] == (1, 28, 28)
     # Black ink on white, inverted: a drawing is mostly background.
-    assert real.load("test").preprocess(real.load("test").images).mean() < 0.2
+    assert real.load("test").preprocess(real.load("test").x).mean() < 0.2
 
 
 def test_real_splits_share_no_character_and_no_drawing(real):
-    drawings = [{image.numpy().tobytes() for image in real.load(split).images.flatten(0, 1)} for split in SPLITS]
+    drawings = [{image.numpy().tobytes() for image in real.load(split).x} for split in SPLITS]
     for one, other in ((0, 1), (0, 2), (1, 2)):
         assert drawings[one].isdisjoint(drawings[other])
     # The data has one drawing twice, in one class.

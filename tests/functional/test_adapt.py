@@ -28,7 +28,7 @@ def test_every_step_is_taken_and_yielded() -> None:
 @pytest.mark.parametrize("first_order", [False, True])
 def test_the_initialisation_comes_first_and_as_it_is(first_order: bool) -> None:
     params = {"frozen": torch.tensor(1.0), **start()}
-    steps = adapt(distance, params, sgd(), 0.1, 1, first_order=first_order, frozen=lambda name: name == "frozen")
+    steps = adapt(distance, params, sgd(), 0.1, 1, first_order=first_order, adapts=lambda name: name != "frozen")
     first, _ = next(steps)
     assert [*first] == ["frozen", "w"]
     assert all(first[name] is tensor for name, tensor in params.items())
@@ -91,7 +91,7 @@ def test_rates_may_differ_by_name() -> None:
 
 def test_frozen_parameters_take_part_but_stay() -> None:
     params = {"a": torch.tensor(2.0), "w": torch.tensor(3.0)}
-    adapted, _ = last(adapt(lambda p, _: p["a"] * p["w"], params, sgd(), 0.1, 1, frozen=lambda name: name == "a"))
+    adapted, _ = last(adapt(lambda p, _: p["a"] * p["w"], params, sgd(), 0.1, 1, adapts=lambda name: name != "a"))
     assert list(adapted) == ["a", "w"]
     assert adapted["a"] == 2.0
     assert adapted["w"] == pytest.approx(3.0 - 0.1 * 2.0)
@@ -136,7 +136,7 @@ def test_a_rule_starts_from_the_state_that_is_given(state: int) -> None:
 
 def test_the_state_is_made_for_what_is_adapted() -> None:
     params = {"a": torch.tensor(2.0), **start()}
-    for _, state in adapt(distance, params, adam(), 0.1, 1, frozen=lambda name: name == "a"):
+    for _, state in adapt(distance, params, adam(), 0.1, 1, adapts=lambda name: name != "a"):
         assert [*state.first] == [*state.second] == ["w"]
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.func import grad, vmap
 from torch.nn import functional as F
 
-from meta_lightning.functional.norm import EpisodeNorm, predict, use_episode_statistics
+from meta_lightning.functional.norm import EpisodeNorm, apply_protocol, predict
 
 PROTOCOLS = ["transductive", "inductive", "support_plus_one"]
 
@@ -45,7 +45,7 @@ def task():
 
 def converted(net):
     net = copy.deepcopy(net)
-    use_episode_statistics(net)
+    apply_protocol(net, "transductive")
     return net
 
 
@@ -249,13 +249,13 @@ class Nested(nn.Module):
 
 
 def test_conversion_names_the_layers_that_lose_running_statistics():
-    assert use_episode_statistics(Nested()) == (["body.deep.1.0", "body.scaleless", "flat"], [])
+    assert apply_protocol(Nested(), "transductive") == (["body.deep.1.0", "body.scaleless", "flat"], [])
 
 
 def test_conversion_replaces_every_norm_and_keeps_the_parameters():
     net = Nested()
     before = dict(net.named_parameters())
-    use_episode_statistics(net)
+    apply_protocol(net, "transductive")
     assert sum(isinstance(module, EpisodeNorm) for module in net.modules()) == 4
     assert not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in net.modules())
     assert not dict(net.named_buffers())
@@ -291,7 +291,7 @@ def net_with_frozen_norm():
 def test_conversion_keeps_layers_in_eval_mode():
     net = net_with_frozen_norm()
     frozen = net[1]
-    assert use_episode_statistics(net) == (["2.1"], ["1"])
+    assert apply_protocol(net, "transductive") == (["2.1"], ["1"])
     assert net[1] is frozen
     assert not frozen.training
     assert isinstance(net[2][1], EpisodeNorm)
@@ -299,17 +299,17 @@ def test_conversion_keeps_layers_in_eval_mode():
 
 def test_conversion_keeps_layers_that_do_not_learn():
     net = net_with_frozen_norm().train().requires_grad_(False)
-    assert use_episode_statistics(net) == ([], ["1", "2.1"])
+    assert apply_protocol(net, "transductive") == ([], ["1", "2.1"])
     assert isinstance(net[1], nn.BatchNorm1d)
 
 
 def test_a_layer_without_scale_is_not_frozen_by_having_nothing_to_learn():
-    assert use_episode_statistics(nn.Sequential(nn.BatchNorm1d(3, affine=False))) == (["0"], [])
+    assert apply_protocol(nn.Sequential(nn.BatchNorm1d(3, affine=False)), "transductive") == (["0"], [])
 
 
 def test_a_layer_without_running_statistics_is_never_kept():
     net = nn.Sequential(nn.BatchNorm1d(3, track_running_stats=False)).eval().requires_grad_(False)
-    assert use_episode_statistics(net) == ([], [])
+    assert apply_protocol(net, "transductive") == ([], [])
     assert isinstance(net[0], EpisodeNorm)
     assert not net[0].weight.requires_grad
 
@@ -318,7 +318,7 @@ def test_a_layer_without_running_statistics_is_never_kept():
 def test_frozen_layers_predict_with_their_running_statistics(protocol):
     net = net_with_frozen_norm()
     frozen, head = net[1], net[2]
-    use_episode_statistics(net)
+    apply_protocol(net, "transductive")
     support, query = torch.randn(4, 2), torch.randn(3, 2)
     before = copy.deepcopy(frozen.state_dict())
 
@@ -339,7 +339,7 @@ def test_frozen_layers_predict_with_their_running_statistics(protocol):
 
 def test_a_layer_that_does_not_learn_is_put_in_eval_mode():
     net = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)).requires_grad_(False)
-    use_episode_statistics(net)
+    apply_protocol(net, "transductive")
     x = torch.randn(4, 2)
     before = net[1].running_mean.clone()
     # Fresh running statistics are mean 0 and variance 1.
@@ -352,7 +352,44 @@ def test_a_layer_used_in_two_places_is_replaced_in_both():
     shared = nn.BatchNorm1d(3)
     net = nn.Sequential(nn.Linear(3, 3), shared, nn.Linear(3, 3), shared)
     before = [name for name, _ in net.named_parameters()]
-    use_episode_statistics(net)
+    apply_protocol(net, "transductive")
     assert isinstance(net[1], EpisodeNorm)
     assert net[3] is net[1]
     assert [name for name, _ in net.named_parameters()] == before
+
+
+def test_frozen_layers_stay_in_eval_mode():
+    net = net_with_frozen_norm()
+    apply_protocol(net, "transductive")
+    net.train()
+    assert not net[1].training
+    assert isinstance(net[1], nn.BatchNorm1d)
+    before = net[1].running_mean.clone()
+    net(torch.randn(4, 2))
+    assert torch.equal(net[1].running_mean, before)
+
+
+def test_running_keeps_and_uses_the_statistics_that_a_net_came_with():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.BatchNorm1d(3, track_running_stats=False))
+    net[1].running_mean.normal_()
+    net[1].running_var.uniform_(0.5, 2.0)
+    nn.init.normal_(net[1].weight)
+    names = [*net.state_dict()]
+    assert apply_protocol(net, "running") == ([], ["1"])
+    assert [*net.state_dict()] == names
+    assert net[1].weight.requires_grad
+    before = copy.deepcopy(net[1].state_dict())
+    x = torch.randn(4, 2)
+    expected = (net[0](x) - before["running_mean"]) / (before["running_var"] + net[1].eps).sqrt()
+    torch.testing.assert_close(net.train()[:2](x), expected * before["weight"] + before["bias"])
+    assert all(torch.equal(value, before[name]) for name, value in net[1].state_dict().items())
+
+
+def test_under_running_a_prediction_depends_on_no_other_example():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    apply_protocol(net, "running")
+    support, query = torch.randn(4, 2), torch.randn(3, 2)
+    alone = [predict(net, {}, support, query[[number]], "running") for number in range(3)]
+    torch.testing.assert_close(predict(net, {}, 9 * support, query, "running"), torch.cat(alone))

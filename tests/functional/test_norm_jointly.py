@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.func import functional_call, grad, vmap
 
-from meta_lightning.functional.norm import predict_jointly, use_episode_statistics
+from meta_lightning.functional.norm import apply_protocol, predict_jointly
 from meta_lightning.functional.prototypes import nearness, prototypes
 
 PROTOCOLS = ["transductive", "inductive", "support_plus_one"]
@@ -52,7 +52,7 @@ def params(net):
 
 def converted(net):
     net = copy.deepcopy(net)
-    use_episode_statistics(net)
+    apply_protocol(net, "transductive")
     return net
 
 

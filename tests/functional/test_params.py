@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from meta_lightning.functional.params import detach, dot, flatten, partition, tree, under, unflatten
+from meta_lightning.functional.params import as_module, detach, dot, flatten, partition, strip_prefix, unflatten
 
 
 @pytest.fixture
@@ -61,13 +61,13 @@ def test_partition_can_leave_one_side_empty(params, holds):
 
 
 def test_under_strips_the_prefix_and_leaves_the_rest(params):
-    narrowed = under(params, "net.")
+    narrowed = strip_prefix(params, "net.")
     assert [*narrowed] == ["weight", "bias"]
     assert narrowed["weight"] is params["net.weight"]
 
 
 def test_under_strips_the_prefix_once():
-    assert [*under({"net.net.weight": torch.zeros(())}, "net.")] == ["net.weight"]
+    assert [*strip_prefix({"net.net.weight": torch.zeros(())}, "net.")] == ["net.weight"]
 
 
 def test_detach_leaves_the_graph_but_not_the_values():
@@ -126,7 +126,7 @@ NETS = {
 @pytest.mark.parametrize("net", NETS.values(), ids=NETS)
 def test_a_tree_gives_parameters_back_in_order(net):
     expected = dict(net().named_parameters())
-    held = tree(expected)
+    held = as_module(expected)
     found = dict(held.named_parameters())
     assert [*found] == [*expected] == [*held.state_dict()]
     assert all(found[name] is expected[name] for name in expected)
@@ -136,7 +136,7 @@ def test_a_tree_gives_parameters_back_in_order(net):
 @pytest.mark.parametrize("net", NETS.values(), ids=NETS)
 def test_a_tree_gives_other_tensors_back_as_buffers_in_order(net):
     expected = detach(dict(net().named_parameters()))
-    held = tree(expected)
+    held = as_module(expected)
     found = dict(held.named_buffers())
     assert [*found] == [*expected] == [*held.state_dict()]
     assert all(found[name] is expected[name] for name in expected)
@@ -145,7 +145,7 @@ def test_a_tree_gives_other_tensors_back_as_buffers_in_order(net):
 
 def test_a_tree_holds_parameters_and_buffers_side_by_side():
     net = Branches()
-    held = tree({**dict(net.named_parameters()), **dict(net.named_buffers())})
+    held = as_module({**dict(net.named_parameters()), **dict(net.named_buffers())})
     assert [name for name, _ in held.named_parameters()] == [name for name, _ in net.named_parameters()]
     assert [name for name, _ in held.named_buffers()] == [name for name, _ in net.named_buffers()]
     assert held.state_dict().keys() == net.state_dict().keys()
@@ -154,16 +154,16 @@ def test_a_tree_holds_parameters_and_buffers_side_by_side():
 
 def test_what_a_tree_holds_is_found_by_its_path():
     weight = nn.Parameter(torch.zeros(1), requires_grad=False)
-    held = tree({"a.b.weight": weight, "a.bias": torch.ones(1)})
+    held = as_module({"a.b.weight": weight, "a.bias": torch.ones(1)})
     assert held.a.b.weight is weight
     assert held.a.bias.item() == 1
     assert not held.a.b.weight.requires_grad
 
 
 def test_a_tree_of_nothing_is_empty():
-    assert not tree({}).state_dict()
+    assert not as_module({}).state_dict()
 
 
 def test_tree_takes_the_names_of_methods_as_a_net_does() -> None:
     held = {"type.weight": nn.Parameter(torch.ones(1)), "half.type.bias": nn.Parameter(torch.zeros(1))}
-    assert dict(tree(held).named_parameters()).keys() == held.keys()
+    assert dict(as_module(held).named_parameters()).keys() == held.keys()

@@ -1,9 +1,10 @@
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from meta_lightning.functional import Backend, map_tasks, mean_gradient
-from meta_lightning.timing import peak_memory
+from meta_lightning.profiling.timing import peak_memory
 from meta_lightning.types import Examples, Params, Task
 
 BACKENDS = [Backend(), Backend(chunk=2), Backend(chunk=5), Backend(chunk=99), Backend("loop")]
@@ -11,7 +12,7 @@ BACKENDS = [Backend(), Backend(chunk=2), Backend(chunk=5), Backend(chunk=99), Ba
 
 def tasks(number: int = 7) -> Task:
     x = torch.arange(number * 3, dtype=torch.float64).view(number, 3, 1)
-    return Task(Examples(x, x + 1), Examples(x + 2, x + 3), torch.arange(number))
+    return Task(Examples(x, x + 1), Examples(x + 2, x + 3), *[torch.arange(number)] * 2)
 
 
 def objective(params: Params, task: Task) -> tuple[Tensor, dict[str, Tensor]]:
@@ -48,7 +49,7 @@ def test_loop_takes_what_has_no_batching_rule() -> None:
     def data_dependent(task: Task) -> Tensor:
         return task.support.x.sum() if task.index > 2 else task.support.x.prod()
 
-    expected = [data_dependent(Task(*(Examples(*(t[i] for t in part)) for part in tasks()[:2]), tasks().index[i]))
+    expected = [data_dependent(tree_map(lambda tensor, i=i: tensor[i], tasks()))
                 for i in range(7)]  # fmt: skip
     assert torch.equal(map_tasks(data_dependent, tasks(), Backend("loop")), torch.stack(expected))
     with pytest.raises(RuntimeError):

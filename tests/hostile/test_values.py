@@ -76,7 +76,7 @@ def pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 
     lists = Path(omniglot.__file__).parent / "splits/omniglot_vinyals"
     characters = sorted(" ".join(path.read_text() for path in lists.glob("*.txt")).split())
-    monkeypatch.setattr(omniglot, "read_pictures", lambda archives, size: noise(characters, 2, size))
+    monkeypatch.setattr(omniglot, "read_pictures", lambda archives, reader: noise(characters, 2, reader.image_size))
     monkeypatch.setattr(
         glyphs,
         "draw_letters",
@@ -97,7 +97,7 @@ def check(key: str, arguments: list[str]) -> None:
     if code == 2:
         names = key.replace(".init_args", "").split(".")
         # The parser does not say where it found a name such as `a..b`.
-        assert names[-1] in message or f"{names[0]}.{names[1]}" in message or "is no name of a setting" in message
+        assert names[-1] in message or f"{names[0]}.{names[1]}" in message or "is not a setting's name" in message
 
 
 @pytest.mark.usefixtures("pictures")

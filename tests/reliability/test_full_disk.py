@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from meta_lightning.cli import main
-from meta_lightning.explain import of_the_machine
+from meta_lightning.cli.parser_errors import explain_system_error
 
 SHORT = [
     "--trainer.val_check_interval=2",
@@ -41,14 +41,14 @@ def test_it_costs_one_clear_line_and_the_former_checkpoint_stays(repository: Pat
     )  # fmt: skip
     assert done.returncode == 2, done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert (
-        "ckpt can't be written (File too large); what was there before is as it was: make room, and go on with" in line
-    )
+    assert "ckpt can't be written (File too large); the checkpoint that was there before is unchanged: free" in line
     assert "Traceback" not in done.stderr
     assert {path.name: path.read_bytes() for path in checkpoints.iterdir()} == before
 
 
 def test_a_log_that_can_not_be_written_is_told_in_a_line() -> None:
     """As TensorBoard's writer raises it, from another thread and without a file's name."""
-    complaint = of_the_machine(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
-    assert complaint == ("a log can't be written (No space left on device): make room, and go on with --ckpt_path last")
+    complaint = explain_system_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    assert complaint == (
+        "a log can't be written (No space left on device): free some space and resume with --ckpt_path last"
+    )

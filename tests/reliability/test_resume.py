@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -167,12 +168,37 @@ def test_the_signals_are_given_back(how: str) -> None:
     assert former == (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
 
 
+def test_a_notebook_that_goes_on_after_stops_is_not_ended_by_later_signals() -> None:
+    """Such as an event loop's, which has its own handlers."""
+    former = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    for how in ("sigterm", "sigterm", "ctrl-c"):
+        with pytest.raises(SystemExit):
+            fit(ALGORITHMS[0], Witness(how, 3))
+    seen = []
+    signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
+    for _ in range(3):
+        os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(1.5)  # the reaction that would be missed
+    assert seen == 3 * [signal.SIGTERM]
+    signal.signal(signal.SIGTERM, former[1])
+    fit(ALGORITHMS[0], Witness(), steps=2)
+    assert former[0] == signal.getsignal(signal.SIGINT), "what a stopped run had replaced"
+
+
 def test_a_stop_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         fit(ALGORITHMS[0], Witness("sigterm", 7))
     said = capsys.readouterr().out
-    assert "Stopped by SIGTERM after meta-step 7. Go on: python -m meta_lightning fit --config" in said
-    assert "--ckpt_path" in said
+    last = Path.cwd() / "checkpoints/last.ckpt"
+    python = f'trainer.fit(module, datamodule=data, ckpt_path="{last}")'
+    assert f"Stopped by SIGTERM after meta-step 7. Resume: {python}" in said
+    Path("checkpoints/config.yaml").write_text("a: 1")  # as the command line leaves it
+    with pytest.raises(SystemExit):
+        fit(ALGORITHMS[0], Witness("sigterm", 7))
+    assert (
+        f"Resume: python -m meta_lightning fit --config checkpoints/config.yaml --ckpt_path {last}\n"
+        in capsys.readouterr().out
+    )
 
 
 def test_a_module_that_was_stopped_trains_again() -> None:

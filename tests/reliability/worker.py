@@ -12,18 +12,19 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
-from meta_lightning import cli, drawing
 from meta_lightning.algorithms import MetaModule
 from meta_lightning.callbacks import (
+    AdaptationPlots,
     Checkpoints,
-    Figures,
     GracefulStop,
     HyperParameters,
     TestReport,
     Throughput,
     checkpoints,
 )
+from meta_lightning.cli import main as command_line
 from meta_lightning.errors import ConfigError, DivergedError
+from meta_lightning.reporting import plots
 
 from ..algorithms.cases import CASES, Case
 
@@ -115,10 +116,10 @@ def main(folder: Path, processes: int) -> None:
     test = trainer(1, TestReport(), **options)
     test.test(make("maml, 3 steps"), datamodule=BY_NAME["maml, 3 steps"].problem.data(), verbose=False)
     torch.set_num_threads(1 + rank)
-    assert cli.main([*EPISODES, f"--output=episodes_{rank}.json"]) == 0
+    assert command_line([*EPISODES, f"--output=episodes_{rank}.json"]) == 0
     for seed in (0, 1):
-        assert cli.main(["fit", *SINUSOID, "--trainer.devices=2", f"--seed_everything={seed}"]) == 0
-    assert cli.main(["test", *SINUSOID, "--trainer.devices=2", EVERY_SEED]) == 0
+        assert command_line(["fit", *SINUSOID, "--trainer.devices=2", f"--seed_everything={seed}"]) == 0
+    assert command_line(["test", *SINUSOID, "--trainer.devices=2", EVERY_SEED]) == 0
 
 
 def count_collectives() -> None:
@@ -167,17 +168,17 @@ def stop_and_resume(name: str, rank: int, options: dict[str, Any]) -> dict[str, 
 def draw(options: dict[str, Any]) -> dict[str, Any]:
     """A run with everything that TensorBoard gets, and one without: which process drew, and who waited for whom."""
     images: list[Any] = []
-    true = drawing.pixels
-    drawing.pixels = lambda figure: images.append(figure) or true(figure)
+    true = plots.pixels
+    plots.pixels = lambda figure: images.append(figure) or true(figure)
     options = {**options, "log_every_n_steps": 2, "val_check_interval": 3}
-    made: dict[str, list[Callback]] = {"with": [Figures(1), Throughput(), HyperParameters()], "without": []}
+    made: dict[str, list[Callback]] = {"with": [AdaptationPlots(1), Throughput(), HyperParameters()], "without": []}
     left: dict[str, Any] = {}
     for name, callbacks in made.items():
         before, module = len(COLLECTIVES), make("maml, 3 steps")
         running = trainer(6, *callbacks, **options, logger=TensorBoardLogger(".", name=name))
         running.fit(module, datamodule=BY_NAME["maml, 3 steps"].problem.data())
         left[name] = {"collectives": COLLECTIVES[before:], "end": weights(module)}
-    drawing.pixels = true
+    plots.pixels = true
     return {**left, "images": len(images)}
 
 
@@ -202,13 +203,13 @@ def fill_disk(rank: int, options: dict[str, Any]) -> dict[str, Any]:
 def diverge(rank: int, options: dict[str, Any]) -> dict[str, Any]:
     """A loss that is not finite on one process alone, at the third meta-step, for the later of its two tasks."""
     module = make("maml, 3 steps")
-    plain = module.query_figures
+    plain = module.query_metrics
 
     def broken(net_params: Any, task: Any) -> dict[str, Tensor]:
         figures = plain(net_params, task)
         return {**figures, "loss": torch.where(task.index == 11, torch.nan, figures["loss"])}
 
-    module.query_figures = broken
+    module.query_metrics = broken
     running = trainer(12, **options)
     try:
         running.fit(module, datamodule=BY_NAME["maml, 3 steps"].problem.data())

@@ -1,9 +1,11 @@
-"""Sources of tasks: one file each."""
+"""Sources of tasks. Each source has a file of its own."""
 
 from meta_lightning.data.sources.base import Family, Source
-from meta_lightning.data.sources.classes import LabelledImages
+from meta_lightning.data.sources.class_table import ClassTable
+from meta_lightning.data.sources.folder import Folder
 from meta_lightning.data.sources.glyphs import Glyphs
+from meta_lightning.data.sources.images import LabelledImages
 from meta_lightning.data.sources.omniglot import Omniglot
 from meta_lightning.data.sources.sinusoid import Sinusoid
 
-__all__ = ["Family", "Glyphs", "LabelledImages", "Omniglot", "Sinusoid", "Source"]
+__all__ = ["ClassTable", "Family", "Folder", "Glyphs", "LabelledImages", "Omniglot", "Sinusoid", "Source"]

@@ -1,4 +1,4 @@
-"""Where tasks come from: a source prepares data once and gives one family of tasks per split."""
+"""The interfaces of task sources: a source prepares data once and provides one family of tasks per split."""
 
 from abc import ABC, abstractmethod
 from typing import Any, Protocol
@@ -6,59 +6,106 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from meta_lightning.types import EpisodeShape, Split, Task
+from meta_lightning.types import EpisodeShape, Inputs, Split, Task
 
 
 class Family(Protocol):
-    """A distribution of tasks: every task is a pure function of a random key."""
+    """A distribution of tasks. Every task is a pure function of a random key.
+
+    Any class with these methods is a family; it need not inherit from this one. A family may also have a method
+    ``problem(episode, shape)``, which says why a description is not of an episode of this shape, or returns None. It is
+    asked about each episode of a manifest that the manifest's seed does not draw.
+
+    Example:
+        >>> from meta_lightning.data.episodes import keys
+        >>> from meta_lightning.data.sources import Sinusoid
+        >>> family, shape = Sinusoid().load("train"), EpisodeShape(ways=None, shots=1, queries=2)
+        >>> family.check(shape)
+        >>> family.draw(keys(0, "train", torch.arange(3)), shape).query.x.shape
+        torch.Size([3, 2, 1])
+    """
 
     def check(self, shape: EpisodeShape) -> None:
-        """Raises `ConfigError` if an episode of this shape can't be drawn, naming what there is."""
+        """Checks that episodes of this shape can be drawn.
+
+        Raises:
+            ConfigError: If they can't; the message names what the family has.
+        """
 
     def draw(self, keys: Tensor, shape: EpisodeShape) -> Task:
-        """The tasks of these keys as one meta-batch; its ``index`` is filled in by the caller.
+        """Draws one task per key, as one meta-batch. The caller fills in its ``index`` and ``key``.
 
         Args:
-            keys: int64, ``[tasks]``.
-            shape: Ways, shots, queries.
+            keys: Random keys, int64, ``[tasks]``.
+            shape: Ways, shots and queries.
         """
 
     def describe(self, keys: Tensor, shape: EpisodeShape) -> list[Any]:
-        """What each task consists of (names and numbers that JSON can hold), for the episode hash."""
+        """Describes the content of each task by names and numbers that JSON can hold.
 
-    def recall(self, described: list[Any], shape: EpisodeShape) -> Task:
-        """The tasks that `describe` described, otherwise as `draw`.
+        The episode hash and manifests are made of these descriptions.
+
+        Args:
+            keys: Random keys, int64, ``[tasks]``.
+            shape: Ways, shots and queries.
+        """
+
+    def rebuild(self, described: list[Any], shape: EpisodeShape, keys: Tensor) -> Task:
+        """Rebuilds tasks from their descriptions, as one meta-batch like that of `draw`.
+
+        Args:
+            described: What `describe` returned for ``keys``.
+            shape: Ways, shots and queries.
+            keys: Random keys, int64, ``[tasks]``.
 
         Raises:
-            ConfigError: If there is no such thing in this family.
+            ConfigError: If this family does not have what a description names.
         """
 
     def to(self, device: torch.device) -> None:
-        """Keeps what tasks are cut from on a device, from now on; a source that keeps nothing does nothing."""
+        """Moves stored examples to a device. A family that stores none does nothing."""
 
-    def preprocess(self, x: Tensor) -> Tensor:
-        """Stored inputs to what a net takes; runs on the device, on ``[tasks, examples, *shape]``."""
+    def preprocess(self, x: Inputs) -> Inputs:
+        """Turns stored inputs, ``[tasks, examples, *shape]``, into inputs of a net. Runs on the training device."""
 
 
 class Source(ABC):
-    """A benchmark's data. Constructing one touches no file."""
+    """A benchmark's data, in three splits. Constructing a source touches no file.
+
+    Example:
+        A source of random vectors in ten classes per split:
+
+        >>> from meta_lightning.data.sources import ClassTable
+        >>> class Vectors(Source):
+        ...     def prepare(self):
+        ...         pass
+        ...     def load(self, split):
+        ...         return ClassTable(torch.randn(10, 20, 8), [f"{split} {number}" for number in range(10)])
+        ...     def fingerprint(self):
+        ...         return "random vectors"
+        >>> Vectors().load("val").names[:2]
+        ['val 0', 'val 1']
+    """
 
     @abstractmethod
     def prepare(self) -> None:
-        """Fetches and caches what is missing. Called on one process per machine, more than once."""
+        """Fetches and caches what is missing. It is called by one process per machine at a time, more than once."""
 
     @abstractmethod
     def load(self, split: Split) -> Family:
-        """The tasks of a split. Splits share no class and no content; that is checked here.
+        """Loads the tasks of a split and checks that splits share no class and no example.
 
         Raises:
-            ConfigError: If the data is missing, broken, or shared between splits.
+            ConfigError: If data is missing, broken, or shared between splits.
         """
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """Identifies the data and its preprocessing, whatever the episodes drawn from it."""
+        """A text that identifies the data and its preprocessing. It does not depend on the episodes."""
 
     def constants(self) -> dict[str, Any]:
-        """What using a trained model on new inputs will need (sizes, scaling, class order); goes into checkpoints."""
+        """The facts that new inputs must be prepared by (sizes, scaling, class order); checkpoints keep them.
+
+        The entry ``reader``, made by `readers.base.recipe`, names the `Reader` that prepares new inputs.
+        """
         return {}

@@ -1,26 +1,38 @@
-"""Glyphs: letters of six scripts in the fonts that matplotlib ships. Needs no download."""
+"""Glyphs: letters of six scripts in the fonts that matplotlib ships. They need no download."""
 
 import hashlib
 from typing import Any
 
-from meta_lightning.data.archives import Pictures
 from meta_lightning.data.cache import cached
-from meta_lightning.data.letters import IMAGE_SIZE, draw_letters, identity
+from meta_lightning.data.readers.pictures import PictureReader, Pictures
 from meta_lightning.data.sources.base import Family, Source
-from meta_lightning.data.sources.classes import LabelledImages, check_disjoint
+from meta_lightning.data.sources.glyph_letters import IMAGE_SIZE, draw_letters, identity
+from meta_lightning.data.sources.images import LabelledImages
+from meta_lightning.data.sources.overlap import check_disjoint
 from meta_lightning.errors import ConfigError
 from meta_lightning.types import Split
 
 
 class Glyphs(Source):
-    """Letters as classes, each example another font slightly deformed: 28x28, ink 1 on background 0.
+    """Letters as classes, drawn in different fonts and slightly deformed: 28x28 pixels, ink 1 on background 0.
 
-    Trains on Latin, Greek and Cyrillic (189 classes), validates on Georgian (101), tests on Armenian and Lao (82).
-    Letters of one shape, such as Latin A, Greek Alpha and Cyrillic A, or O and o, are one class, that of the first.
-    For the same reason classes are not turned: a turned letter may be another one.
+    The training classes are Latin, Greek and Cyrillic letters (189), the validation classes Georgian ones (101), the
+    test classes Armenian and Lao ones (82). Letters of the same shape, such as Latin A, Greek Alpha and Cyrillic A, or
+    O and o, form one class with the name of the first. Classes are not rotated, since a rotated letter may look like
+    another letter.
 
     Args:
-        examples: Pictures of each letter. Where it has fewer fonts (from 4 to 22), they repeat, deformed otherwise.
+        examples: Pictures of each letter. A letter has between 4 and 22 fonts. Further pictures use the same fonts with
+            other deformations.
+
+    Raises:
+        ConfigError: If ``examples`` is below 1.
+
+    Example:
+        >>> from meta_lightning.data import EpisodicDataModule
+        >>> data = EpisodicDataModule(Glyphs(examples=20), ways=5, shots=1)  # draws nothing until the first use
+        >>> data.source.constants()["reader"]["init_args"]["image_size"]
+        28
     """
 
     def __init__(self, examples: int = 20) -> None:
@@ -30,7 +42,7 @@ class Glyphs(Source):
         self._tables: dict[Split, LabelledImages] | None = None
 
     def prepare(self) -> None:
-        """Draws the letters and caches them."""
+        """Draws and caches the letters."""
         self._drawings()
 
     def load(self, split: Split) -> Family:
@@ -43,15 +55,15 @@ class Glyphs(Source):
         return self._tables[split]
 
     def fingerprint(self) -> str:
-        """Names and pictures by their checksum: other versions of the libraries may draw the very same."""
+        """A checksum of names and pictures. Library versions that draw equal pictures have equal fingerprints."""
         digest = hashlib.sha256()
         for split, pictures in self._drawings().items():
             digest.update(f"{split} {pictures['names']}".encode() + pictures["images"].numpy().tobytes())
         return f"glyphs {digest.hexdigest()[:16]} {self._examples} examples {IMAGE_SIZE}px"
 
     def constants(self) -> dict[str, Any]:
-        """Size, polarity and scale of the pictures."""
-        return {"image_size": IMAGE_SIZE, "channels": 1, "inverted": True, "scale": 1 / 255}
+        """How new letters, dark on a bright background, are prepared: see `PictureReader.constants`."""
+        return PictureReader(IMAGE_SIZE, channels=1, inverted=True).constants()
 
     def _drawings(self) -> dict[Split, Pictures]:
         drawings: dict[Split, Pictures] = cached(

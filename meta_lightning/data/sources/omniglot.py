@@ -7,16 +7,18 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from meta_lightning.data.archives import Pictures, read_pictures
 from meta_lightning.data.cache import cached
 from meta_lightning.data.download import fetch
+from meta_lightning.data.readers.archives import read_pictures
+from meta_lightning.data.readers.pictures import PictureReader, Pictures
 from meta_lightning.data.sources.base import Family, Source
-from meta_lightning.data.sources.classes import LabelledImages, Rotations, check_disjoint
+from meta_lightning.data.sources.images import LabelledImages, Rotations
+from meta_lightning.data.sources.overlap import check_disjoint
 from meta_lightning.errors import ConfigError
 from meta_lightning.functional import random
 from meta_lightning.types import Split
 
-# Published beside the archives, in the folder `python/` of brendenlake/omniglot.
+# The official archives lie in the folder `python/` of brendenlake/omniglot.
 _URL = "https://github.com/brendenlake/omniglot/raw/master/python/"
 _MD5 = {
     "images_background.zip": "68d2efa1b9178cc56df9314c21c6e718",
@@ -26,18 +28,28 @@ _RANDOM_SPLIT: dict[Split, int] = {"train": 1100, "val": 100, "test": 423}
 
 
 class Omniglot(Source):
-    """Characters of 50 alphabets as classes (Lake et al. 2015), ink 1 on background 0.
+    """Handwritten characters of 50 alphabets as classes (Lake et al. 2015). Ink is 1, background is 0.
 
     Args:
-        root: Folder with the two zips, ``images_background.zip`` and ``images_evaluation.zip``; null for
-            ``$META_LIGHTNING_DATA/omniglot`` where that variable is set, else ``data/omniglot``.
-        download: Fetch the zips that ``root`` lacks, and check that both are the official ones by their MD5. Off,
-            the zips in ``root`` are read as they are.
-        split: ``vinyals`` is the fixed split of Vinyals et al. 2016 (1028 / 172 / 423 characters); ``random`` draws
-            1100 / 100 / 423, as the MAML paper, from ``split_seed``.
+        root: The folder with ``images_background.zip`` and ``images_evaluation.zip``; null for
+            ``$META_LIGHTNING_DATA/omniglot`` if that variable is set, else for ``data/omniglot``.
+        download: Download the archives that ``root`` lacks, and verify by their MD5 that both are the official ones.
+            Without it, the archives in ``root`` are not verified.
+        split: ``vinyals`` is the fixed split of Vinyals et al. 2016 (1028 / 172 / 423 characters). ``random`` draws
+            1100 / 100 / 423 characters, as in the MAML paper.
         split_seed: Seed of the random split.
         rotations: See `LabelledImages`.
-        image_size: Height and width that the 105x105 drawings are reduced to.
+        image_size: Height and width that the 105x105 drawings are resized to.
+
+    Raises:
+        ConfigError: If ``image_size`` is out of range.
+
+    Example:
+        Constructing a source touches no file; ``prepare`` fetches and reads the archives.
+
+        >>> source = Omniglot("omniglot", download=True, split="random", split_seed=1)
+        >>> source.constants()["reader"]["init_args"]["inverted"]  # black ink on white becomes 1 on 0
+        True
     """
 
     def __init__(
@@ -49,18 +61,20 @@ class Omniglot(Source):
         rotations: Rotations = "per_task",
         image_size: int = 28,
     ) -> None:
-        if image_size < 1:
-            raise ConfigError(f"data.source.image_size is {image_size}; expected 1 or more, for example 28")
         self._root = Path(root) if root else _default_root()
         self._download = download
         self._split = split
         self._split_seed = split_seed
         self._rotations: Rotations = rotations
-        self._image_size = image_size
+        self._reader = PictureReader(image_size, channels=1, inverted=True)
         self._tables: dict[Split, LabelledImages] | None = None
 
     def prepare(self) -> None:
-        """Fetches the zips if asked to, and caches the drawings as one tensor."""
+        """Downloads the archives if ``download`` is set, and caches the drawings as one tensor.
+
+        Raises:
+            ConfigError: If an archive is missing or broken, or if a download fails.
+        """
         for name, md5 in _MD5.items():
             if self._download:
                 fetch(_URL + name, self._root / name, md5, key="data.source.download")
@@ -77,13 +91,13 @@ class Omniglot(Source):
         return self._tables[split]
 
     def fingerprint(self) -> str:
-        """Archives by their checksum, size and split."""
+        """The checksum of the archives, the image size, the split and the rotations."""
         split = f"{self._split} {self._split_seed}" if self._split == "random" else self._split
-        return f"omniglot {self._checksum} {self._image_size}px {split} {self._rotations}"
+        return f"omniglot {self._checksum} {self._reader.image_size}px {split} {self._rotations}"
 
     def constants(self) -> dict[str, Any]:
-        """Size, polarity and scale of the pictures."""
-        return {"image_size": self._image_size, "channels": 1, "inverted": True, "scale": 1 / 255}
+        """How new drawings, dark on a bright background, are prepared: see `PictureReader.constants`."""
+        return self._reader.constants()
 
     @cached_property
     def _checksum(self) -> str:
@@ -94,25 +108,25 @@ class Omniglot(Source):
 
     def _drawings(self) -> Pictures:
         pictures: Pictures = cached(
-            f"omniglot-v1-{self._checksum}-{self._image_size}px",
-            lambda: read_pictures([self._root / name for name in _MD5], self._image_size),
+            f"omniglot-v1-{self._checksum}-{self._reader.image_size}px",
+            lambda: read_pictures([self._root / name for name in _MD5], self._reader),
         )
         return pictures
 
     def _make_tables(self) -> dict[Split, LabelledImages]:
         drawings = self._drawings()
         images, names = drawings["images"], drawings["names"]
-        row = {name: number for number, name in enumerate(names)}
+        rows = {name: number for number, name in enumerate(names)}
         tables = {}
         for split, members in self._members(names).items():
-            missing = [name for name in members if name not in row]
+            missing = [name for name in members if name not in rows]
             if missing:
                 raise ConfigError(
                     f"{len(missing)} characters of split {split!r} are not in {self._root}, the first {missing[0]!r}; "
                     "expected the official archives: set data.source.root"
                 )
-            table = images[[row[name] for name in members]]
-            tables[split] = LabelledImages(table, members, self._rotations, split)
+            table = images[[rows[name] for name in members]]
+            tables[split] = LabelledImages(table, members, rotations=self._rotations, split=split)
         check_disjoint(tables)
         return tables
 
@@ -134,5 +148,5 @@ class Omniglot(Source):
 
 
 def _default_root() -> Path:
-    shared = os.environ.get("META_LIGHTNING_DATA")
-    return Path(shared) / "omniglot" if shared else Path("data/omniglot")
+    data_folder = os.environ.get("META_LIGHTNING_DATA")
+    return Path(data_folder) / "omniglot" if data_folder else Path("data/omniglot")

@@ -1,4 +1,4 @@
-"""Regression of sinusoids, the toy problem of the MAML paper."""
+"""Regression of sinusoids, the toy problem of the MAML paper (Finn et al. 2017)."""
 
 import math
 from typing import Any
@@ -9,14 +9,14 @@ from torch import Tensor
 from meta_lightning.data.sources.base import Family, Source
 from meta_lightning.errors import ConfigError
 from meta_lightning.functional import random
-from meta_lightning.types import EpisodeShape, Examples, Split, Task
+from meta_lightning.types import EpisodeShape, Examples, Inputs, Split, Task
 
 
 class Sinusoid(Source):
-    """``y = amplitude * sin(x - phase)``, as in Finn et al. 2017, section 5.1.
+    """Tasks of regressing ``y = amplitude * sin(x - phase)``, as in Finn et al. 2017, section 5.1.
 
-    Each task draws its amplitude and phase uniformly; inputs are uniform too. Splits differ in their random keys: the
-    functions are drawn from one distribution, and no two tasks share one.
+    Each task draws its amplitude, phase and inputs uniformly. All splits draw from one distribution. Their random keys
+    differ, so no two tasks share a function.
 
     Args:
         amplitude: Range of amplitudes.
@@ -25,6 +25,13 @@ class Sinusoid(Source):
 
     Raises:
         ConfigError: If a range is not two finite numbers, the lower one first.
+
+    Example:
+        >>> from meta_lightning.data import EpisodicDataModule
+        >>> data = EpisodicDataModule(Sinusoid(amplitude=(1.0, 2.0)), shots=10)
+        >>> task = data.draw("val", torch.arange(3))
+        >>> bool(task.support.y.abs().max() <= 2)
+        True
     """
 
     def __init__(
@@ -34,7 +41,7 @@ class Sinusoid(Source):
         x: tuple[float, float] = (-5.0, 5.0),
     ) -> None:
         for key, (low, high) in {"amplitude": amplitude, "phase": phase, "x": x}.items():
-            if not 0 <= high - low < math.inf:  # false of nan too
+            if not 0 <= high - low < math.inf:  # a comparison with nan is false, so nan is refused too
                 raise ConfigError(
                     f"data.source.{key} is [{low}, {high}]; expected two finite numbers, the lower first: for example "
                     "[0.1, 5.0]"
@@ -44,14 +51,14 @@ class Sinusoid(Source):
         self._x = x
 
     def prepare(self) -> None:
-        """Nothing to fetch."""
+        """Does nothing. There is no data to fetch."""
 
     def load(self, split: Split) -> Family:
-        """The same family for every split."""
+        """The family of sinusoids, the same for every split."""
         return _Sinusoids(self._amplitude, self._phase, self._x)
 
     def fingerprint(self) -> str:
-        """The ranges."""
+        """The ranges as text."""
         return f"sinusoid amplitude={self._amplitude} phase={self._phase} x={self._x}"
 
 
@@ -62,15 +69,15 @@ class _Sinusoids:
         self._x = x
 
     def check(self, shape: EpisodeShape) -> None:
-        """A function has no classes."""
+        """Refuses ``ways``, since functions have no classes."""
         if shape.ways is not None:
             raise ConfigError(f"data.ways is {shape.ways}, but sinusoids have no classes; leave data.ways out")
 
     def to(self, device: torch.device) -> None:
-        """Nothing is kept: functions are made from their numbers."""
+        """Does nothing. Functions are computed from their parameters, so no example is stored."""
 
-    def _numbers(self, keys: Tensor, shape: EpisodeShape) -> tuple[Tensor, Tensor, Tensor]:
-        """Amplitude and phase ``[tasks, 1]``, and inputs ``[tasks, examples]``, from one stream per task."""
+    def _parameters(self, keys: Tensor, shape: EpisodeShape) -> tuple[Tensor, Tensor, Tensor]:
+        """Amplitude ``[tasks, 1]``, phase ``[tasks, 1]`` and inputs ``[tasks, examples]``."""
         unit = random.uniform(keys, 2 + shape.shots + shape.queries)
         ranges = (self._amplitude, self._phase, self._x)
         amplitude, phase, x = (
@@ -79,26 +86,44 @@ class _Sinusoids:
         return amplitude, phase, x
 
     def draw(self, keys: Tensor, shape: EpisodeShape) -> Task:
-        """Inputs and targets ``[tasks, examples, 1]``."""
-        return _task(*self._numbers(keys, shape), shape)
+        """Draws tasks. Inputs and targets are ``[tasks, examples, 1]``."""
+        return _task(*self._parameters(keys, shape), shape)
 
-    def recall(self, described: list[Any], shape: EpisodeShape) -> Task:
-        """Functions by their amplitude and phase, at the inputs described: to nine digits what was drawn."""
+    def rebuild(self, described: list[Any], shape: EpisodeShape, keys: Tensor) -> Task:
+        """Rebuilds tasks from their amplitude, phase and inputs, which agree with the drawn ones to nine digits."""
         try:
-            numbers = torch.tensor([[float(value) for value in row] for row in described], dtype=torch.float64)
-            amplitude, phase, x = numbers.tensor_split((1, 2), 1)
+            parameters = torch.tensor([[float(value) for value in row] for row in described], dtype=torch.float64)
+            amplitude, phase, x = parameters.tensor_split((1, 2), 1)
         except (ValueError, TypeError, IndexError) as error:
             raise ConfigError(
-                f"data.episodes names no sinusoids ({error}); expected a manifest of this data"
+                f"data.episodes does not describe sinusoids ({error}); expected a manifest of this data"
             ) from error
         return _task(amplitude, phase, x, shape)
 
-    def describe(self, keys: Tensor, shape: EpisodeShape) -> list[Any]:
-        """Amplitude, phase and inputs of each task, to nine digits: the last bits may differ between machines."""
-        return [[f"{value:.9g}" for value in row] for row in torch.cat(self._numbers(keys, shape), dim=1).tolist()]
+    def problem(self, episode: Any, shape: EpisodeShape) -> str | None:
+        """Says why a description is not of a sinusoid of this family and shape; None if it is."""
+        try:
+            amplitude, phase, *x = [float(value) for value in episode]
+        except (ValueError, TypeError, OverflowError):
+            return "is not a list of an amplitude, a phase and inputs"
+        for name, values, ends in (
+            ("an amplitude", [amplitude], self._amplitude), ("a phase", [phase], self._phase), ("an input", x, self._x)
+        ):  # fmt: skip
+            tolerance = 1e-8 * max(abs(end) for end in ends)  # nine digits
+            for value in values:
+                if not ends[0] - tolerance <= value <= ends[1] + tolerance:
+                    return f"has {name} of {value}; expected {ends[0]} to {ends[1]}"
+        if len(x) != shape.shots + shape.queries:
+            return f"has {len(x)} inputs; expected {shape.shots} + {shape.queries}"
+        shared = {*x[: shape.shots]} & {*x[shape.shots :]}
+        return f"has input {shared.pop()} in support and query; expected distinct inputs" if shared else None
 
-    def preprocess(self, x: Tensor) -> Tensor:
-        """Inputs are used as they are."""
+    def describe(self, keys: Tensor, shape: EpisodeShape) -> list[Any]:
+        """Amplitude, phase and inputs of each task, to nine digits, since the last bits may differ between machines."""
+        return [[f"{value:.9g}" for value in row] for row in torch.cat(self._parameters(keys, shape), dim=1).tolist()]
+
+    def preprocess(self, x: Inputs) -> Inputs:
+        """Returns the inputs unchanged."""
         return x
 
 
@@ -107,4 +132,4 @@ def _task(amplitude: Tensor, phase: Tensor, x: Tensor, shape: EpisodeShape) -> T
     dtype = torch.get_default_dtype()
     x, y = x[..., None].to(dtype), y[..., None].to(dtype)
     support = Examples(x[:, : shape.shots], y[:, : shape.shots])
-    return Task(support, Examples(x[:, shape.shots :], y[:, shape.shots :]), torch.arange(len(x)))
+    return Task(support, Examples(x[:, shape.shots :], y[:, shape.shots :]), *[torch.arange(len(x))] * 2)

@@ -1,0 +1,132 @@
+"""The entry point of the command line: runs a command and reports its errors."""
+
+import logging
+import os
+import re
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from jsonargparse import ArgumentError, auto_cli
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from meta_lightning.cli.app import SHORT_NAMES, MetaCLI
+from meta_lightning.cli.parser_errors import explain, explain_system_error
+from meta_lightning.commands import COMMANDS
+from meta_lightning.console import complain
+from meta_lightning.engine.user_code import explain_user_error, point_to_cause
+from meta_lightning.errors import ConfigError, DivergedError, NotFiniteError
+
+# Warnings about calls inside Lightning or to it, which users can't act on.
+_HIDDEN_WARNINGS = (
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+    r"Checkpoint directory .* exists and is not empty",  # as expected when a run is resumed
+    r".*no pre-optimization state was saved",  # as expected: the save follows the meta-step
+    r"\s*Unable to serialize instance",  # the default of a class, which config.yaml leaves out
+    r"You're using the WeightAveraging callback, but loading a checkpoint outside",  # it holds the average
+    r"LightningCLI's args parameter is intended to run from within Python",
+    r"(?s)\s*By default only one JsonargparseDeprecationWarning|\s.*deprecated\s+in\s+v4\.\d+",
+)
+
+# Lightning's lines about other products, devices that are not there, and what this command line says itself.
+_HIDDEN_LINES = re.compile(
+    r"💡|(GPU|TPU|HPU) available: False|Restor(ing|ed) .*states|Loaded model weights|`Trainer\.fit` stopped: `max_steps"
+)
+_LOGGERS = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero")
+
+
+def main(args: list[str] | None = None) -> int:
+    """Runs the command line.
+
+    Args:
+        args: The arguments; None for the arguments of the process.
+
+    Returns:
+        The exit code: 0 for success, 1 for a run or an evaluation that diverged, 2 for an error that the user can fix,
+        in the settings or in code of their own.
+
+    Example:
+        >>> main(["fit", "--config", "no_such_file.yaml"])  # prints "error: ..." on the standard error stream
+        2
+    """
+    arguments = list(sys.argv[1:] if args is None else args)
+    debug = "--debug" in arguments
+    if debug:
+        arguments.remove("--debug")
+    try:
+        with warnings.catch_warnings():
+            for message in _HIDDEN_WARNINGS:
+                warnings.filterwarnings("ignore", message=message)
+            with _quiet_writers(), _quiet_log():
+                _run(arguments)
+    except (ConfigError, MisconfigurationException, DivergedError, NotFiniteError) as error:
+        if debug:
+            raise
+        complain(f"{error}{point_to_cause(error)}")
+        return 1 if isinstance(error, DivergedError | NotFiniteError) else 2
+    except Exception as error:
+        if debug:
+            raise
+        users = explain_user_error(error)
+        complaint = explain_system_error(error, ours=users is None)
+        if complaint is None and users is None:
+            raise
+        complain(complaint or users or "", everywhere=complaint is None)  # it may be the code of one process alone
+        return 2
+    return 0
+
+
+@contextmanager
+def _quiet_log() -> Iterator[None]:
+    def is_shown(record: logging.LogRecord) -> bool:
+        return not _HIDDEN_LINES.search(record.getMessage())
+
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    for logger in loggers:
+        logger.addFilter(is_shown)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(is_shown)
+
+
+@contextmanager
+def _quiet_writers() -> Iterator[None]:
+    """Keeps TensorBoard's threads from printing a traceback: the main thread raises their error again."""
+    former = threading.excepthook
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        if not (issubclass(args.exc_type, OSError) and type(args.thread).__module__.startswith("tensorboard.")):
+            former(args)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = former
+
+
+def _run(arguments: list[str]) -> None:
+    name = next(iter(arguments), "")
+    command = COMMANDS.get(name)
+    if command is None or command.needs != "nothing":
+        MetaCLI(arguments)
+        return
+    try:
+        auto_cli(command.function, args=arguments[1:], exit_on_error=False, prog=f"meta-lightning {name}")
+    except ArgumentError as error:
+        raise ConfigError(f"{name}: {explain(str(error), (), SHORT_NAMES, COMMANDS)}") from error
+
+
+def console() -> None:
+    """The console script: runs `main`, and exits with its exit code.
+
+    Modules of the working folder are found first, as with ``python -m meta_lightning``.
+    """
+    folder = os.getcwd()  # noqa: PTH109 - `sys.path` holds strings
+    if not sys.flags.safe_path and not {"", folder} & {*sys.path}:
+        sys.path.insert(0, folder)
+    sys.exit(main())

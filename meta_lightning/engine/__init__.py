@@ -1,0 +1,1 @@
+"""The parts of training and evaluation that all algorithms share."""

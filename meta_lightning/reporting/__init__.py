@@ -1,0 +1,1 @@
+"""Turns the results of tasks into statistics, reports, plots and model cards."""
