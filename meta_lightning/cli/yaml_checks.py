@@ -53,6 +53,8 @@ def _walk(path: Path) -> None:
             if ended.anchor:
                 sizes[ended.anchor] = nodes - ended.nodes_before
         elif isinstance(event, yaml.NodeEvent):
+            if isinstance(event, yaml.AliasEvent) and any(event.anchor == opened.anchor for opened in open_collections):
+                raise ConfigError(f"{path}: &{event.anchor} contains itself (*{event.anchor}); remove that alias")
             if not nodes and not isinstance(event, yaml.MappingStartEvent):
                 raise _not_a_mapping(path, "a list" if isinstance(event, yaml.CollectionStartEvent) else "one value")
             if open_collections and open_collections[-1].keys is not None:

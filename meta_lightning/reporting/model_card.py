@@ -92,7 +92,7 @@ def _training(record: TrainingRecord) -> dict[str, Any]:
     shape = data.get("train_shape")
     entries = {
         "data": data.get("source"),
-        "inputs": data.get("constants") or None,
+        "inputs": _preparation(data.get("constants") or {}) or None,
         "episodes": episode(*shape) if shape else None,
         "tasks per meta-step": data.get("meta_batch_size"),
         "meta-steps": record.meta_steps,
@@ -100,6 +100,13 @@ def _training(record: TrainingRecord) -> dict[str, Any]:
         "seed of the training episodes": data.get("seed"),
     }
     return {key: value for key, value in entries.items() if value is not None}
+
+
+def _preparation(constants: dict[str, Any]) -> dict[str, Any]:
+    """How inputs are prepared: the settings of the reader, and what else the source states."""
+    others = {name: value for name, value in constants.items() if name != "reader"}
+    reader: dict[str, Any] = constants.get("reader", {})
+    return {**reader.get("init_args", {}), **others}
 
 
 def _items(values: dict[str, Any]) -> list[str]:

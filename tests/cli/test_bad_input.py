@@ -49,7 +49,7 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--model.net=Convv4"],
          "model.net: there is no class Convv4; expected one of MLP, Conv4, or the dotted path of a class"),
         (["--data.source=Nope"],
-         "data.source: there is no class Nope; expected one of Glyphs, Omniglot, Sinusoid, "
+         "data.source: there is no class Nope; expected one of Folder, Glyphs, Omniglot, Sinusoid, "
          "or the dotted path of a class"),
         (['--model.net={"a.": 1}'], "'a.' is not a setting's name; expected names separated by single dots"),
         (['--data.source={"a.": 1}'], "'a.' is not a setting's name; expected names separated by single dots"),
@@ -338,3 +338,12 @@ def test_evaluating_on_another_source_says_so(
 def test_debug_shows_the_traceback(repository: Path) -> None:
     with pytest.raises(ConfigError, match=r"data.shots is 0"):
         main(["fit", "--config", str(repository / SINUSOID), "--data.shots=0", "--debug"])
+
+
+@pytest.mark.parametrize(
+    ("text", "anchor"), [("model: &a {init_args: *a}\n", "a"), ("data: &all\n  source: [1, *all]\n", "all")]
+)
+def test_a_config_that_contains_itself_is_refused(text: str, anchor: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("case.yaml").write_text(text)
+    message = f"case.yaml: &{anchor} contains itself (*{anchor}); remove that alias"
+    assert refused(["fit", "--config", "case.yaml"], capsys) == message
