@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,9 @@ from meta_lightning.console import first_line, notify, printable
 from meta_lightning.data import EpisodicDataModule
 from meta_lightning.engine.outer_loop import outer_of
 from meta_lightning.engine.trainer_parts import callbacks_of
+from meta_lightning.engine.training_record import describe_change
 from meta_lightning.errors import ConfigError
+from meta_lightning.runs.changes import differences
 from meta_lightning.runs.checkpoint import Checkpoint
 from meta_lightning.runs.folders import run_folder
 
@@ -27,7 +29,12 @@ _NEEDED_TO_RESUME = ("optimizer_states", "lr_schedulers", "loops", "global_step"
 
 
 def check_checkpoint(
-    stage: str, model: MetaModule, data: EpisodicDataModule, trainer: Trainer, checkpoint: Checkpoint
+    stage: str,
+    model: MetaModule,
+    data: EpisodicDataModule,
+    trainer: Trainer,
+    checkpoint: Checkpoint,
+    settings: Mapping[str, Any] | None = None,
 ) -> None:
     """Refuses a checkpoint that the run can't start from, and prints a note for each setting that differs.
 
@@ -37,6 +44,7 @@ def check_checkpoint(
         data: The episodes.
         trainer: The trainer.
         checkpoint: The checkpoint to resume or to evaluate.
+        settings: The settings of the command; None if there is no command line.
 
     Raises:
         ConfigError: Names the entry that does not fit and the key to change.
@@ -54,8 +62,11 @@ def check_checkpoint(
             "the net may have been trained on classes of this evaluation"
         )
     check_restorable(stage, checkpoint, model, trainer)
-    for change in checkpoint.record.changes(model.settings()):
-        notify(f"Note: {change}")
+    changed = checkpoint.record.differences(model.settings())
+    if settings is not None and "config" in checkpoint.content:
+        changed |= differences(settings, checkpoint.content["config"])
+    for key, values in changed.items():
+        notify(f"Note: {describe_change(key, *values)}")
 
 
 def _check_averaging(checkpoint: Checkpoint, trainer: Trainer) -> None:

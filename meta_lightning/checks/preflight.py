@@ -2,8 +2,9 @@
 
 import copy
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 from lightning.pytorch import Trainer
@@ -29,7 +30,12 @@ _checked: WeakKeyDictionary[Trainer, str] = WeakKeyDictionary()
 
 
 def check_run(
-    stage: str, model: MetaModule, data: EpisodicDataModule, trainer: Trainer, checkpoint: Path | None
+    stage: str,
+    model: MetaModule,
+    data: EpisodicDataModule,
+    trainer: Trainer,
+    checkpoint: Path | None,
+    settings: Mapping[str, Any] | None = None,
 ) -> None:
     """Refuses a run that can't work, and prints a note for each setting that differs from its checkpoint.
 
@@ -39,6 +45,7 @@ def check_run(
         data: The episodes.
         trainer: The trainer.
         checkpoint: The checkpoint to resume or to evaluate; None for a new run or an untrained net.
+        settings: The settings of the command; None if there is no command line.
 
     Raises:
         ConfigError: If the run can't work. The message names the key to change.
@@ -48,7 +55,7 @@ def check_run(
     if stage == "fit":
         _check_folder(trainer, checkpoint)
     if checkpoint is not None:
-        check_checkpoint(stage, model, data, trainer, Checkpoint.read(checkpoint))
+        check_checkpoint(stage, model, data, trainer, Checkpoint.read(checkpoint), settings)
 
 
 def check_objects(stage: str, model: MetaModule, data: EpisodicDataModule, trainer: Trainer) -> None:

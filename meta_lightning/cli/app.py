@@ -8,6 +8,7 @@ from inspect import isabstract
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
@@ -84,7 +85,16 @@ class _SaveConfig(SaveConfigCallback):
             return
         folder = folder_of(trainer)
         if trainer.is_global_zero:
-            keep_config(folder, self.parser.dump(self.config, skip_none=False))
+            keep_config(folder, self._text)
+
+    @cached_property
+    def _text(self) -> str:
+        text: str = self.parser.dump(self.config, skip_none=False)
+        return text
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keeps the settings for later commands, which say where theirs differ."""
+        checkpoint["config"] = yaml.safe_load(self._text)
 
 
 class MetaCLI(SeamedCLI):
@@ -207,7 +217,7 @@ class MetaCLI(SeamedCLI):
 
     def _note_recipes(self) -> None:
         """Stores how the model and the data are built, for the run's checkpoints; `load_run` builds them again."""
-        settings = self.plain_settings()
+        settings = self.plain_settings(self._settings)
         self.model.recipe = settings["model"]
         self.datamodule.recipe = {"class_path": "meta_lightning.EpisodicDataModule", "init_args": settings["data"]}
 
@@ -276,13 +286,14 @@ class MetaCLI(SeamedCLI):
             for logger in loggers:  # events and report go on in the run that the checkpoint is from
                 set_version(logger, self._version)
         unnumbered = [logger for logger in loggers if given_version(logger) is None]
-        check_run(str(self.subcommand), self.model, self.datamodule, self.trainer, Path(path) if path else None)
+        given = self.plain_settings(self._user_settings)
+        check_run(str(self.subcommand), self.model, self.datamodule, self.trainer, Path(path) if path else None, given)
         follows = path is not None and self.subcommand != "fit"  # `RunLogs` moves the loggers to the checkpoint's run
         if not self.trainer.is_global_zero or is_dry_run(self.trainer) or self._finished or follows:
             return
         if unnumbered:
-            given = [version for logger in loggers if logger not in unnumbered and (version := given_version(logger))]
-            version = given[0] if given else claim_version([Path(logger.root_dir) for logger in unnumbered])
+            chosen = [version for logger in loggers if logger not in unnumbered and (version := given_version(logger))]
+            version = chosen[0] if chosen else claim_version([Path(logger.root_dir) for logger in unnumbered])
             for logger in unnumbered:
                 set_version(logger, version)
         if self.subcommand == "fit":

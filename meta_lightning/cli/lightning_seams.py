@@ -81,11 +81,12 @@ class SeamedCLI(LightningCLI):
         """The dotted keys of all commands."""
         return {action.dest for parser in self._subcommand_parsers.values() for action in parser._actions}
 
-    def plain_settings(self) -> dict[str, Any]:
-        """The settings of the current command as plain data."""
-        text = self.parser.dump(self.config, skip_link_targets=False, skip_none=False, format="yaml")
-        settings: dict[str, Any] = yaml.safe_load(text)[self.subcommand]
-        return settings
+    def plain_settings(self, settings: Namespace) -> dict[str, Any]:
+        """Settings of the current command as plain data."""
+        parser = self._subcommand_parsers[str(self.subcommand)]
+        text = parser.dump(settings, skip_link_targets=False, skip_none=False, format="yaml")
+        plain: dict[str, Any] = yaml.safe_load(text)
+        return plain
 
     def make_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         """Constructs the trainer from its settings and the callbacks that have their own sections."""

@@ -50,12 +50,19 @@ class TrainingRecord(NamedTuple):
         Args:
             settings: The current settings, from the command line and the YAML.
         """
-        return [
-            f"model.{name} is {settings[name]} here, {printable(self.settings[name])} in the checkpoint: "
-            "the command line and YAML win"
+        return [describe_change(key, *values) for key, values in self.differences(settings).items()]
+
+    def differences(self, settings: dict[str, Any]) -> "Differences":
+        """The settings of the algorithm that differ from those of the training.
+
+        Args:
+            settings: The current settings, from the command line and the YAML.
+        """
+        return {
+            f"model.{name}": (settings[name], self.settings[name])
             for name in sorted(self.settings.keys() & settings.keys())
             if self.settings[name] != settings[name]
-        ]
+        }
 
     def incomparable(self, settings: dict[str, Any], data: dict[str, Any]) -> list[str]:
         """Describes the changes that keep validations from being compared with those of the training, one for each.
@@ -73,6 +80,31 @@ class TrainingRecord(NamedTuple):
         saved = {"eval_shape", "eval_seed", "val_tasks"} & self.data.keys() | {"val_episodes"}
         pairs += [(_DATA_KEYS.get(name, f"data.{name}"), self.data.get(name), data.get(name)) for name in sorted(saved)]
         return [f"{key} is {now} here, {printable(then)} in the checkpoint" for key, then, now in pairs if now != then]
+
+
+Differences = dict[str, tuple[Any, Any]]
+"""Settings that differ from those of a checkpoint: by key, the value here and the value there."""
+
+
+def describe_change(key: str, now: Any, then: Any) -> str:
+    """A line on a setting that differs from that of a checkpoint.
+
+    Example:
+        >>> describe_change("trainer.max_steps", 20, None)
+        'trainer.max_steps is 20 here, null in the checkpoint: the command line and YAML win'
+    """
+    return f"{key} is {_in_words(now)} here, {_in_words(then)} in the checkpoint: the command line and YAML win"
+
+
+def _in_words(value: Any) -> str:
+    """A setting as YAML writes it, with the names of classes alone."""
+    if isinstance(value, dict) and isinstance(value.get("class_path"), str):
+        return printable(value["class_path"].rpartition(".")[2])
+    if isinstance(value, list):
+        return printable(f"[{', '.join(map(_in_words, value))}]")
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return printable(value)
 
 
 def note_training(module: Any) -> None:

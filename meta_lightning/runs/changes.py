@@ -3,16 +3,20 @@
 import json
 import shlex
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from meta_lightning.engine.training_record import Differences
 from meta_lightning.files import write_whole
 from meta_lightning.runs.folders import CONFIG
 
 CHANGES = "config_changes.yaml"
 _NO_SETTINGS = ("config", "ckpt_path")
+_OF_A_COMMAND = (*_NO_SETTINGS, "untrained", "weights_only")
+_ABSENT = "absent"
 
 
 def keep_config(folder: Path, text: str) -> None:
@@ -51,6 +55,53 @@ def command_line(folder: Path, checkpoint: Path, *, changed: bool = True) -> str
             value = values["now"]
             arguments.append(f"--{key}={value if isinstance(value, str) else json.dumps(value)}")
     return shlex.join([*arguments, "--ckpt_path", str(checkpoint)])
+
+
+def differences(now: Mapping[str, Any], then: Mapping[str, Any]) -> Differences:
+    """The settings of a command that differ from those in a checkpoint, by their keys on the command line.
+
+    A class that another one replaces is one difference, whatever arguments the two have.
+
+    Args:
+        now: The settings of the command.
+        then: The settings of the run that wrote the checkpoint.
+
+    Example:
+        >>> net = {"class_path": "my.Net", "init_args": {"width": 3}}
+        >>> wide = {"class_path": "my.Net", "init_args": {"width": 9}}
+        >>> differences({"model": {"net": wide}, "seed": 0}, {"model": {"net": net}, "seed": 0})
+        {'model.net.width': (9, 3)}
+        >>> [*differences({"model": {"net": {"class_path": "my.Other"}}}, {"model": {"net": net}})]
+        ['model.net']
+    """
+    both = ({key: value for key, value in part.items() if key not in _OF_A_COMMAND} for part in (now, then))
+    return {key: (here, there) for key, here, there in _differing("", *both)}
+
+
+def _differing(key: str, now: Any, then: Any) -> Iterator[tuple[str, Any, Any]]:
+    if _are_alike(now, then):
+        if isinstance(now, list):
+            for number, pair in enumerate(zip(now, then, strict=True)):
+                yield from _differing(f"{key}[{number}]", *pair)
+            return
+        for name in sorted(now.keys() | then.keys(), key=str):
+            is_class = "class_path" in now and name in ("init_args", "dict_kwargs")
+            below = key if is_class else f"{key}.{name}" if key else str(name)
+            if is_class:  # no arguments are null, empty or absent
+                yield from _differing(below, now.get(name) or {}, then.get(name) or {})
+            else:
+                yield from _differing(below, now.get(name, _ABSENT), then.get(name, _ABSENT))
+    elif (type(now), now) != (type(then), then):  # one batch is 1, and all batches are 1.0
+        yield key, now, then
+
+
+def _are_alike(now: Any, then: Any) -> bool:
+    """Whether two settings are mappings, of one class if they name classes, or equally long lists of such settings."""
+    if isinstance(now, dict) and isinstance(then, dict):
+        return now.get("class_path") == then.get("class_path")
+    if isinstance(now, list) and isinstance(then, list) and now and len(now) == len(then):
+        return all(isinstance(part, dict) and _are_alike(part, other) for part, other in zip(now, then, strict=True))
+    return False
 
 
 def _latest(folder: Path) -> dict[str, dict[str, Any]]:

@@ -27,6 +27,7 @@ _TYPES: dict[str, type] = {
     "EpisodicDataModule": dict,
     "algorithm": str,
     "recipe": dict,
+    "config": dict,
     "callbacks": dict,
     "loops": dict,
     "optimizer_states": list,
