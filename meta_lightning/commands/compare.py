@@ -1,4 +1,4 @@
-"""The command ``compare``, which compares two test reports task by task."""
+"""The command ``compare``, which compares two test reports task by task, and training seed by training seed."""
 
 import json
 import math
@@ -11,7 +11,7 @@ from rich.table import Table
 from meta_lightning.console import notify, printable, show
 from meta_lightning.errors import ConfigError, name_tasks
 from meta_lightning.functional.task_kind import KINDS, kind_with_metric
-from meta_lightning.reporting.statistics import mean_and_interval
+from meta_lightning.reporting.statistics import difference_and_interval, mean_and_interval
 
 # The entries that must be equal in both reports, with the words that name a difference.
 _SAME = {
@@ -22,6 +22,8 @@ _SAME = {
 }
 # The entries that may differ; a note names each difference.
 _NOTED = ("batch_norm", "ways", "shots", "queries", "trained_on", "benchmark")
+# The entries of the ``protocol`` of a test of several seeds that are noted likewise.
+_PROTOCOL = ("tasks", "batch norm", "trained on")
 # The relative difference allowed between a stated value and its tasks: sums differ with the order of their terms.
 _TOLERANCE = 1e-6
 
@@ -48,22 +50,44 @@ class Comparison(NamedTuple):
     notes: list[str]
 
 
+class SeedsComparison(NamedTuple):
+    """The difference of two algorithms' results over training seeds.
+
+    Attributes:
+        difference: The mean over seeds of the second test minus that of the first.
+        ci95: Half the width of its 95 % interval over seeds.
+        paired: Whether both tests have the same seeds, whose differences are then averaged (Student's t). Otherwise
+            the means are compared as two independent samples (Welch's t).
+    """
+
+    difference: float
+    ci95: float
+    paired: bool
+
+
 def compare_reports(first: Path, second: Path) -> None:
-    """Compares two test reports task by task.
+    """Compares two tests task by task, and tests of several training seeds also over seeds.
 
     Both must be of the same episodes. The interval of the paired difference is usually much narrower than the
     intervals of the two means.
 
     Args:
-        first: A ``test_report.json``.
-        second: Another ``test_report.json`` on the same episodes.
+        first: A ``test_report.json``, or a ``test_seeds.json``.
+        second: Another file of the same kind, on the same episodes.
 
     Raises:
-        ConfigError: If a file is not a report, or the reports are not of the same episodes and the same metric.
+        ConfigError: If a file is not a report, the reports are not of the same episodes and the same metric, or only
+            one of them is of several training seeds.
     """
     reports = [_read(path) for path in (first, second)]
+    several = ["seed_means" in report for report in reports]
+    if several[0] != several[1]:
+        single, seeds = (second, first) if several[0] else (first, second)
+        raise ConfigError(
+            f"{single} is a test of one checkpoint, {seeds} of several training seeds; expected two files of one kind"
+        )
     comparison = paired(*reports)
-    show(_table(reports, comparison))
+    show(_table(reports, comparison, over_seeds(*reports) if all(several) else None))
     if comparison.notes:
         notify("Note: the reports also differ in:\n" + "\n".join(f"  {note}" for note in comparison.notes))
 
@@ -99,10 +123,31 @@ def paired(first: dict[str, Any], second: dict[str, Any]) -> Comparison:
     return Comparison(first["metric"], len(changes), difference, interval, better, worse, notes)
 
 
+def over_seeds(first: dict[str, Any], second: dict[str, Any]) -> SeedsComparison:
+    """Compares the means of two tests' training seeds.
+
+    Args:
+        first: A test whose ``seed_means`` are pairs of a training seed and the mean over tasks.
+        second: Another one.
+
+    Example:
+        >>> over_seeds({"seed_means": [(0, 0.5), (1, 0.75)]}, {"seed_means": [(1, 1.0), (0, 0.75)]})
+        SeedsComparison(difference=0.25, ci95=0.0, paired=True)
+    """
+    pairs = [sorted(report["seed_means"], key=lambda pair: (pair[0] is None, pair[0])) for report in (first, second)]
+    seeds = [[seed for seed, _ in pair] for pair in pairs]
+    means = [torch.tensor([mean for _, mean in pair], dtype=torch.float64) for pair in pairs]
+    if seeds[0] == seeds[1] and None not in seeds[0] and len({*seeds[0]}) == len(seeds[0]):
+        return SeedsComparison(*mean_and_interval(means[1] - means[0]), paired=True)
+    return SeedsComparison(*difference_and_interval(*means), paired=False)
+
+
 def _differences(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
     """What differs between two reports besides their results, one line for each difference."""
     pairs = [(key.replace("_", " "), first.get(key), second.get(key)) for key in _NOTED]
     pairs.append(("inner steps", _inner_steps(first), _inner_steps(second)))
+    protocols = [value if isinstance(value, dict) else {} for value in (first.get("protocol"), second.get("protocol"))]
+    pairs += [(name, protocols[0].get(name), protocols[1].get(name)) for name in _PROTOCOL]
     versions = [value if isinstance(value, dict) else {} for value in (first.get("versions"), second.get("versions"))]
     names = sorted({*versions[0]} | {*versions[1]})
     pairs += [(f"version of {printable(name)}", versions[0].get(name), versions[1].get(name)) for name in names]
@@ -118,6 +163,8 @@ def _text(value: Any) -> str:
 
 
 def _inner_steps(report: dict[str, Any]) -> Any:
+    if "inner_steps" in report:
+        return report["inner_steps"]
     curve = report.get("per_step")
     return curve[-1].get("step") if isinstance(curve, list) and curve and isinstance(curve[-1], dict) else None
 
@@ -126,11 +173,15 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         report: Any = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} can't be read ({error}); expected a test_report.json") from error
+        raise ConfigError(f"{path} can't be read ({error}); expected a test_report.json or test_seeds.json") from error
+    if isinstance(report, dict) and isinstance(report.get("checkpoints"), list):
+        report = _of_seeds(report, path)
     keys = ("algorithm", "checkpoint", "source", "episode_hash", "metric", "mean", "ci95", "tasks", "per_task")
     missing = [key for key in keys if key not in report] if isinstance(report, dict) else list(keys)
     if missing:
-        raise ConfigError(f"{path} lacks {', '.join(missing)}; expected a test_report.json as `test` writes it")
+        raise ConfigError(
+            f"{path} lacks {', '.join(missing)}; expected a test_report.json or test_seeds.json as `test` writes it"
+        )
     if not isinstance(report["per_task"], list) or len(report["per_task"]) != report["tasks"]:
         raise ConfigError(f"{path} does not hold one value for each of its tasks; test the checkpoint again")
     if report["metric"] not in {kind.metric for kind in KINDS}:
@@ -147,13 +198,33 @@ def _read(path: Path) -> dict[str, Any]:
             "another checkpoint"
         )
     mean, interval = mean_and_interval(torch.tensor(per_task, dtype=torch.float64))
-    for key, computed in (("mean", mean), ("ci95", interval)):
+    computed_values = [("mean", mean), ("ci95", interval)]
+    if "seed_means" in report:
+        over = mean_and_interval(torch.tensor([mean for _, mean in report["seed_means"]], dtype=torch.float64))
+        stated["ci95_over_seeds"] = report["ci95_over_seeds"]
+        computed_values += [("mean", over[0]), ("ci95_over_seeds", over[1])]
+    for key, computed in computed_values:
         if not _close(stated[key], computed):
             raise ConfigError(
                 f"{path} states {key} {stated[key]:.6g}, but its tasks give {computed:.6g}: the file was changed; test "
                 "the checkpoint again"
             )
     return {**report, "mean": mean, "ci95": interval, "per_task": per_task}
+
+
+def _of_seeds(summary: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A test of several training seeds, with the keys of a test report whose tasks are averaged over the seeds."""
+    try:
+        seed_means = [(entry["seed"], _number(entry["mean"])) for entry in summary["checkpoints"]]
+        over_seeds = _number(summary["ci95_over_seeds"])
+    except (KeyError, ValueError, TypeError, OverflowError) as error:
+        raise ConfigError(f"{path} is no test of several seeds ({error!r}); test the checkpoints again") from error
+    if len(seed_means) < 2 or not all(seed is None or type(seed) is int for seed, _ in seed_means):
+        raise ConfigError(f"{path} does not name the training seeds of two checkpoints; test the checkpoints again")
+    names = {"algorithm": "title", "ci95": "ci95_over_tasks"}
+    renamed = {new: summary[old] for new, old in names.items() if old in summary}
+    seeds = f"{len(seed_means)} training seeds"
+    return {**summary, **renamed, "checkpoint": seeds, "seed_means": seed_means, "ci95_over_seeds": over_seeds}
 
 
 def _close(stated: float, computed: float) -> bool:
@@ -170,7 +241,7 @@ def _number(value: Any) -> float:
     return float("nan") if value is None else float(value)
 
 
-def _table(reports: list[dict[str, Any]], comparison: Comparison) -> Table:
+def _table(reports: list[dict[str, Any]], comparison: Comparison, seeds: SeedsComparison | None) -> Table:
     text = kind_with_metric(comparison.metric).text
     table = Table(
         title=f"{comparison.tasks} task{'s' * (comparison.tasks != 1)}, episodes {reports[0]['episode_hash']}"
@@ -183,6 +254,9 @@ def _table(reports: list[dict[str, Any]], comparison: Comparison) -> Table:
         )
     table.add_section()
     table.add_row("second minus first, task by task", text(comparison.difference), f"± {text(comparison.ci95)}")
+    if seeds is not None:
+        name = "seed by seed" if seeds.paired else "over seeds, which differ"
+        table.add_row(f"second minus first, {name}", text(seeds.difference), f"± {text(seeds.ci95)}")
     better, worse = comparison.better, comparison.worse
     equal = comparison.tasks - better - worse
     table.caption = f"The second is better on {better} tasks, worse on {worse}, equal on {equal}."

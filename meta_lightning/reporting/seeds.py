@@ -46,8 +46,10 @@ class SeedsReport:
         title: The algorithm and the data of the test.
         metric: ``accuracy`` or ``mse``.
         inner_steps: The number of adaptation steps taken.
+        source: The fingerprint of the data that was tested on.
         episode_hash: A hash of the episodes, which is the same for all checkpoints.
         protocol: Tasks, batch norm and data, in words.
+        tasks: The number of episodes.
         checkpoints: The result of each checkpoint.
         mean: The mean over checkpoints and tasks.
         std_over_seeds: The standard deviation of the checkpoints' means.
@@ -55,19 +57,23 @@ class SeedsReport:
         ci95_over_tasks: Half the width of the 95 % interval of ``mean`` over tasks, with the result of each task
             averaged over checkpoints.
         versions: The versions of the software.
+        per_task: The metric of each task, averaged over checkpoints, in the order of the episodes.
     """
 
     title: str
     metric: str
     inner_steps: int
+    source: str
     episode_hash: str
     protocol: dict[str, str]
+    tasks: int
     checkpoints: list[SeedEstimate]
     mean: float
     std_over_seeds: float
     ci95_over_seeds: float
     ci95_over_tasks: float
     versions: dict[str, str]
+    per_task: list[float]
 
 
 def over_seeds(reports: list[Report], records: list[TrainingRecord]) -> SeedsReport:
@@ -80,14 +86,16 @@ def over_seeds(reports: list[Report], records: list[TrainingRecord]) -> SeedsRep
     first = reports[0]
     assert {report.episode_hash for report in reports} == {first.episode_hash}
     means = torch.tensor([report.mean for report in reports], dtype=torch.float64)
-    tasks = torch.tensor([report.per_task for report in reports], dtype=torch.float64).mean(0)
+    per_task = torch.tensor([report.per_task for report in reports], dtype=torch.float64).mean(0)
     mean, interval = mean_and_interval(means)
     return SeedsReport(
         title=first.title,
         metric=first.metric,
         inner_steps=first.per_step[-1].step,
+        source=first.source,
         episode_hash=first.episode_hash,
         protocol=protocol(first),
+        tasks=first.tasks,
         checkpoints=[
             SeedEstimate(report.checkpoint, record.seed, record.meta_steps, report.mean, report.ci95)
             for report, record in zip(reports, records, strict=True)
@@ -95,8 +103,9 @@ def over_seeds(reports: list[Report], records: list[TrainingRecord]) -> SeedsRep
         mean=mean,
         std_over_seeds=means.std().item(),
         ci95_over_seeds=interval,
-        ci95_over_tasks=mean_and_interval(tasks)[1],
+        ci95_over_tasks=mean_and_interval(per_task)[1],
         versions=first.versions,
+        per_task=per_task.tolist(),
     )
 
 

@@ -79,6 +79,35 @@ def mean_and_interval(values: Tensor) -> tuple[float, float]:
     return values.mean().item(), float(stdtrit(count - 1, 0.975)) * values.std().item() / count**0.5
 
 
+def difference_and_interval(first: Tensor, second: Tensor) -> tuple[float, float]:
+    """The mean of one sample minus that of another, and half the width of its 95 % interval (Welch 1947).
+
+    The samples are independent of each other and may have unequal spread.
+
+    Args:
+        first: The values that are subtracted, ``[n]``.
+        second: The values that they are subtracted from, ``[m]``.
+
+    Returns:
+        The difference and the half width, which is NaN where a sample has a single value.
+
+    Example:
+        >>> difference, half_width = difference_and_interval(torch.tensor([0.9, 0.8, 1.0]), torch.tensor([0.6, 0.7]))
+        >>> f"{difference:.2f} ± {half_width:.2f}"
+        '-0.25 ± 0.25'
+    """
+    first, second = first.double(), second.double()
+    difference = (second.mean() - first.mean()).item()
+    if min(len(first), len(second)) < 2:
+        return difference, float("nan")
+    parts = [(sample.var() / len(sample)).item() for sample in (first, second)]
+    variance = sum(parts)
+    if variance == 0:
+        return difference, 0.0
+    freedom = variance**2 / sum(part**2 / (len(x) - 1) for part, x in zip(parts, (first, second), strict=True))
+    return difference, float(stdtrit(freedom, 0.975)) * variance**0.5
+
+
 def bootstrap_interval(values: Tensor, resamples: int = _RESAMPLES) -> tuple[float, float]:
     """The 95 % interval of the mean by the percentile bootstrap, which assumes no distribution of the values.
 

@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from scipy import stats
 
 from meta_lightning.cli import main
@@ -140,4 +141,81 @@ def test_a_report_of_results_that_are_not_finite_is_refused(capsys: pytest.Captu
     assert main(["compare", *files]) == 2
     assert (
         "b.json holds results that are not finite for tasks [1], so nothing can be compared" in capsys.readouterr().err
+    )
+
+
+def of_seeds(per_task_of_seeds: dict[int, list[float]], **changes: object) -> dict:
+    """What `test` writes for several seeds, computed with scipy."""
+    means = [sum(values) / len(values) for values in per_task_of_seeds.values()]
+    per_task = [sum(values) / len(values) for values in zip(*per_task_of_seeds.values(), strict=True)]
+    one = report(per_task)
+    low, high = stats.ttest_1samp(means, 0).confidence_interval(0.95)
+    return {
+        "title": "MAML on letters", "metric": "accuracy", "inner_steps": 3, "source": "letters 28px",
+        "episode_hash": "0123456789abcdef", "protocol": {"batch norm": "transductive"}, "tasks": len(per_task),
+        "checkpoints": [
+            {"checkpoint": f"{seed}.ckpt", "seed": seed, "mean": mean}
+            for seed, mean in zip(per_task_of_seeds, means, strict=True)
+        ],
+        "mean": one["mean"], "ci95_over_tasks": one["ci95"], "ci95_over_seeds": (high - low) / 2, "per_task": per_task,
+        **changes,
+    }  # fmt: skip
+
+
+FIRST = {0: [0.2, 0.4, 0.6], 1: [0.3, 0.5, 0.6], 2: [0.2, 0.6, 0.9]}
+SECOND = {2: [0.3, 0.7, 0.8], 0: [0.5, 0.5, 0.6], 1: [0.4, 0.5, 0.9]}
+MEANS = ([0.4, 1.4 / 3, 1.7 / 3], [1.6 / 3, 0.6, 0.6])  # of the seeds 0, 1, 2
+
+
+def test_tests_of_the_same_seeds_are_paired_over_tasks_and_over_seeds(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", write("a.json", of_seeds(FIRST)), write("b.json", of_seeds(SECOND))]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    first, second = (torch.tensor([*values.values()]).mean(0) for values in (FIRST, SECOND))
+    for name, (one, other) in {"task by task": (first, second), "seed by seed": MEANS}.items():
+        low, high = stats.ttest_rel(other, one).confidence_interval(0.95)
+        middle = f"{(low + high) / 2:.2%} │ ± {(high - low) / 2:.2%}"
+        assert f"second minus first, {name} │ {middle}" in said
+    assert "MAML on letters: 3 training seeds" in said
+
+
+def test_tests_of_other_seeds_are_independent_samples(capsys: pytest.CaptureFixture[str]) -> None:
+    other = {seed + 5: values for seed, values in SECOND.items()}
+    assert main(["compare", write("a.json", of_seeds(FIRST)), write("b.json", of_seeds(other))]) == 0
+    low, high = stats.ttest_ind(MEANS[1], MEANS[0], equal_var=False).confidence_interval(0.95)
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"over seeds, which differ │ {(low + high) / 2:.2%} │ ± {(high - low) / 2:.2%}" in said
+
+
+def test_what_else_differs_between_tests_of_several_seeds_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    changed = of_seeds(SECOND, inner_steps=5, protocol={"batch norm": "inductive"})
+    assert main(["compare", write("a.json", of_seeds(FIRST)), write("b.json", changed)]) == 0
+    said = capsys.readouterr().out
+    assert "  inner steps: 3 in the first, 5 in the second\n" in said
+    assert "  batch norm: transductive in the first, inductive in the second\n" in said
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"episode_hash": "f" * 16}, "the episodes differ: 0123456789abcdef and ffffffffffffffff"),
+        ({"ci95_over_seeds": 0.5}, "b.json states ci95_over_seeds 0.5, but its tasks give 0.0"),
+        ({"per_task": [0.5, 0.5, 0.5]}, "b.json states mean 0.577778, but its tasks give 0.5"),
+        ({"checkpoints": []}, "b.json does not name the training seeds of two checkpoints; test the checkpoints again"),
+        ({"checkpoints": [{"seed": "0", "mean": 1}] * 2}, "b.json does not name the training seeds of two checkpoints"),
+        ({"checkpoints": [3, 4]}, "b.json is no test of several seeds ("),
+        ({"checkpoints": [{"seed": 0, "mean": 0.9}, {"seed": 1, "mean": 0.9}]}, "b.json states mean 0.577778, but its"),
+    ],
+)
+def test_tests_of_several_seeds_that_can_not_be_compared_are_refused(
+    change: dict, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compare", write("a.json", of_seeds(FIRST)), write("b.json", of_seeds(SECOND, **change))]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {message}")
+
+
+def test_one_checkpoint_is_not_compared_with_several(capsys: pytest.CaptureFixture[str]) -> None:
+    files = [write("a.json", of_seeds(FIRST)), write("b.json", report([0.2, 0.4, 0.6]))]
+    assert main(["compare", *files]) == 2
+    assert capsys.readouterr().err == (
+        "error: b.json is a test of one checkpoint, a.json of several training seeds; expected two files of one kind\n"
     )

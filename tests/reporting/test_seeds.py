@@ -81,11 +81,15 @@ def test_a_list_gives_each_its_own_report_and_the_spread_over_seeds(
     low, high = stats.ttest_1samp(task_means, 0).confidence_interval(0.95)
     assert content["ci95_over_tasks"] == pytest.approx((high - low) / 2)
 
+    assert content["per_task"] == pytest.approx(task_means.tolist())
     out = capsys.readouterr().out
     line = f"over 3 training seeds: {content['mean']:.3f} ± {content['ci95_over_seeds']:.3f}"
     assert line in " ".join(out.split())
     assert line in (RUNS / "test_seeds.md").read_text()
     assert f"Over training seeds: {RUNS}/test_seeds.md and test_seeds.json" in out
+
+    assert main(["compare", str(RUNS / "test_seeds.json"), str(RUNS / "test_seeds.json")]) == 0
+    assert "second minus first, seed by seed" in capsys.readouterr().out
 
 
 def test_a_pattern_is_sorted_by_number_and_nothing_unrelated_is_overwritten(test: list[str]) -> None:
