@@ -1,16 +1,21 @@
 """The examples run and do what they say."""
 
+import re
 import runpy
+import shlex
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from torch import nn
 
-from meta_lightning import EpisodeShape
+from meta_lightning import EpisodeShape, MAMLModule
+from meta_lightning.cli import main
 from meta_lightning.data import Sinusoid
 from meta_lightning.data.episodes import keys
-from meta_lightning.types import Examples
+from meta_lightning.types import Examples, Task
 
 
 def test_maml_in_30_lines_learns(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -51,3 +56,71 @@ def test_nearest_class_mean_is_measured_on_the_episodes_of_the_config(
     assert data.test_tasks == config["test_tasks"]
     assert 0.5 < example["main"](data) < 0.6
     assert f"episodes {data.episode_hash('test')}" in capsys.readouterr().out
+
+
+OWN = ["own_net", "own_algorithm", "own_source"]
+TINY = [
+    "--trainer.max_steps=2", "--trainer.val_check_interval=2", "--trainer.num_sanity_val_steps=0",
+    "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--data.val_tasks=2",
+    "--data.meta_batch_size=2", "--data.eval_batch_size=2", "--figures.every_n_validations=0",
+    "--model.check_derivative=false",
+]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("default")  # Lightning warns of short runs
+@pytest.mark.parametrize("page", OWN)
+def test_a_class_of_ones_own_runs_as_its_page_says(
+    page: str, repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (repository / f"docs/{page}.md").read_text()
+    folder, command = re.findall(r"```bash\nPYTHONPATH=(\w+) python -m meta_lightning (.+)\n```", text)[0]
+    monkeypatch.syspath_prepend(repository / folder)
+    arguments = [str(repository / word) if word.startswith("configs/") else word for word in shlex.split(command)]
+    assert main([*arguments, *TINY]) == 0
+    said = capsys.readouterr().out
+    assert "Run: " in said
+    config = yaml.safe_load(next(Path().rglob("config.yaml")).read_text())
+    block = yaml.safe_load(re.findall(r"```yaml\n(.+?)```", text, re.DOTALL)[0])  # the page has the same as YAML
+    assert set(flat(block)) - {"model.class_path=MAMLModule"} <= {
+        line.replace("meta_lightning.nets.mlp.", "").replace("meta_lightning.nets.", "") for line in flat(config)
+    }
+
+
+def flat(settings: object, key: str = "") -> list[str]:
+    if not isinstance(settings, dict):
+        return [f"{key}={settings}"]
+    return [line for name, value in settings.items() for line in flat(value, f"{key}.{name}" if key else name)]
+
+
+def test_the_code_of_the_page_on_sources_runs(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    blocks = re.findall(r"```python\n(.+?)```", (repository / "docs/own_source.md").read_text(), re.DOTALL)
+    assert len(blocks) == 2
+    names: dict[str, type] = {}
+    for block in blocks:
+        exec(block, names)
+    assert capsys.readouterr().out == "torch.Size([4, 5, 8])\n"
+    Path("pictures").mkdir()
+    from PIL import Image
+
+    for number in range(12):
+        Image.new("RGB", (20, 30), (20 * number, 0, 0)).save(f"pictures/{'abcd'[number % 4]}_{number}.png")
+    tables = {split: names["Prefixed"]("pictures", image_size=8).load(split) for split in ("train", "val", "test")}
+    assert sorted(name for table in tables.values() for name in table.names) == ["a", "b", "c", "d"]
+    assert {int(count) for table in tables.values() for count in table.counts} == {3}
+
+
+def test_the_own_algorithm_is_pulled_to_its_start(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(repository / "examples")
+    monkeypatch.delitem(sys.modules, "own_algorithm", raising=False)
+    from own_algorithm import ProximalMAML
+
+    torch.manual_seed(0)
+    net = nn.Linear(3, 1).double()
+    support = Examples(torch.randn(5, 3).double(), torch.randn(5, 1).double())
+    task = Task(support, support, torch.tensor(0), torch.tensor(0))
+    pulled, plain = ProximalMAML(net, inner_lr=0.1, pull=0.7), MAMLModule(net, inner_lr=0.1)
+    start, first, second = pulled.trajectory(pulled.learnable(), {}, task, 2, first_order=False)
+    _, expected, without = plain.trajectory(plain.learnable(), {}, task, 2, first_order=False)
+    for name in start:  # one step has nothing to pull at, and the next is pulled back by the way it went
+        torch.testing.assert_close(first[name], expected[name])
+        torch.testing.assert_close(second[name], without[name] - 0.1 * 0.7 * (first[name] - start[name]))

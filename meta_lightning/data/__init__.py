@@ -1,6 +1,35 @@
-"""Episodes and the sources that they are drawn from."""
+"""Episodes, the sources that they are drawn from, and what a source of your own is built from."""
 
 from meta_lightning.data.module import EpisodicDataModule
-from meta_lightning.data.sources import Folder, Glyphs, Omniglot, Sinusoid, Source
+from meta_lightning.data.readers.picture_files import PictureFiles
+from meta_lightning.data.readers.pictures import PictureReader
+from meta_lightning.data.sources import (
+    ClassTable,
+    Collection,
+    Family,
+    Folder,
+    Glyphs,
+    LabelledImages,
+    Omniglot,
+    PictureSource,
+    Sinusoid,
+    Source,
+)
+from meta_lightning.data.sources.division import divide
 
-__all__ = ["EpisodicDataModule", "Folder", "Glyphs", "Omniglot", "Sinusoid", "Source"]
+__all__ = [
+    "ClassTable",
+    "Collection",
+    "EpisodicDataModule",
+    "Family",
+    "Folder",
+    "Glyphs",
+    "LabelledImages",
+    "Omniglot",
+    "PictureFiles",
+    "PictureReader",
+    "PictureSource",
+    "Sinusoid",
+    "Source",
+    "divide",
+]

@@ -47,6 +47,13 @@ class PictureFiles(NamedTuple):
         root: The folder or the zip.
         files: The pictures.
         key: The setting that names the root, for messages.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = (Path(folder) / "cat_0.png").write_bytes(b"...")
+        ...     [file.path for file in PictureFiles.of(Path(folder)).files]
+        ['cat_0.png']
     """
 
     root: Path

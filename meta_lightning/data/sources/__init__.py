@@ -6,6 +6,18 @@ from meta_lightning.data.sources.folder import Folder
 from meta_lightning.data.sources.glyphs import Glyphs
 from meta_lightning.data.sources.images import LabelledImages
 from meta_lightning.data.sources.omniglot import Omniglot
+from meta_lightning.data.sources.picture_source import Collection, PictureSource
 from meta_lightning.data.sources.sinusoid import Sinusoid
 
-__all__ = ["ClassTable", "Family", "Folder", "Glyphs", "LabelledImages", "Omniglot", "Sinusoid", "Source"]
+__all__ = [
+    "ClassTable",
+    "Collection",
+    "Family",
+    "Folder",
+    "Glyphs",
+    "LabelledImages",
+    "Omniglot",
+    "PictureSource",
+    "Sinusoid",
+    "Source",
+]
