@@ -1,8 +1,8 @@
 """MAML with nothing hidden: the inner loop and the meta-gradient in ten lines of plain PyTorch.
 
-Beside them stands the same computation with the package's functional core, and both give the same gradient. The numbers
-of the equations are those of Finn, Abbeel & Levine, "Model-agnostic meta-learning for fast adaptation of deep networks",
-2017. For tasks T_i with the loss L_Ti, inner rate alpha and outer rate beta:
+Beside them stands the same computation with the package's functional core, and both give the same gradient. The
+numbers of the equations are those of Finn, Abbeel & Levine, "Model-agnostic meta-learning for fast adaptation of deep
+networks", 2017. For tasks T_i with the loss L_Ti, inner rate alpha and outer rate beta:
 
     theta_i' = theta - alpha grad_theta L_Ti(f_theta)                                    section 2.2, one gradient step
     min_theta  sum_i L_Ti(f_theta_i')                                                    section 2.2, the meta-objective

@@ -17,6 +17,20 @@ from meta_lightning.functional.tasks import Backend
 from meta_lightning.types import Inputs, Prediction, Task
 
 
+def check_constructed(module: MetaModule) -> None:
+    """Refuses a module whose constructor left out that of its base class.
+
+    Raises:
+        ConfigError: Says what to call.
+    """
+    if "_arguments" not in vars(module):
+        name = type(module).__name__
+        raise ConfigError(
+            f"{name}.__init__ does not call super().__init__(net, ...); call it first, and pass on the keys of the "
+            "base class: def __init__(self, net, ..., **inner) and super().__init__(net, **inner)"
+        )
+
+
 def check_learns(module: MetaModule) -> None:
     """Refuses to train a module that has nothing to learn.
 
@@ -51,6 +65,8 @@ def check_net(module: MetaModule, tasks: Task) -> list[str]:
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         _check_method(twin, task)
         predictions = _predict(twin, task)
+        if not isinstance(predictions, Tensor):
+            raise ConfigError(f"model.net returns a {type(predictions).__name__}; expected a tensor of predictions")
         if expected := kind.output_problem(predictions, task.query.y):
             dtype, shape = str(predictions.dtype).removeprefix("torch."), list(predictions.shape)
             raise ConfigError(

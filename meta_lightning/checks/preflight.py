@@ -13,7 +13,7 @@ from meta_lightning.algorithms import MetaModule
 from meta_lightning.checks.callbacks import check_callbacks
 from meta_lightning.checks.checkpoint import check_checkpoint
 from meta_lightning.checks.gradient import check_gradient
-from meta_lightning.checks.net import check_learns, check_net
+from meta_lightning.checks.net import check_constructed, check_learns, check_net
 from meta_lightning.console import notify
 from meta_lightning.data import EpisodicDataModule
 from meta_lightning.engine.distributed import check_trainer
@@ -70,6 +70,7 @@ def check_objects(stage: str, model: MetaModule, data: EpisodicDataModule, train
     Raises:
         ConfigError: As in `check_run`.
     """
+    check_constructed(model)
     check_trainer(trainer)
     if problem := launch_problem(trainer.world_size // trainer.num_nodes, trainer.num_nodes):
         raise ConfigError(problem)

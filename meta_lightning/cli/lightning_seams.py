@@ -45,13 +45,21 @@ def own_defaults() -> Iterator[list[str]]:
         if cls is former_class:
             return
         if not is_default and isinstance(cls, type) and issubclass(cls, _INTERCHANGEABLE):
+            given = [*vars(former.init_args)]
             former_rule(action, former, named)
+            if lacks := [key for key in given if key not in (former.get("init_args") or {})]:
+                add(f"{cls.__name__} replaces {former_class.__name__} and has no {', '.join(lacks)}")
             return
         dropped = [*vars(former.init_args)]
         for key in dropped:
             former.init_args.pop(key)
-        note = f"{cls.__name__} replaces {former_class.__name__} and keeps none of its settings ({', '.join(dropped)})"
-        if not is_default and note not in notes:
+        if not is_default:
+            add(
+                f"{cls.__name__} replaces {former_class.__name__} and keeps none of its settings ({', '.join(dropped)})"
+            )
+
+    def add(note: str) -> None:
+        if note not in notes:
             notes.append(note)
 
     _typehints.discard_init_args_on_class_path_change = discard

@@ -50,7 +50,8 @@ def explain(text: str, options: Iterable[str], classes: Mapping[str, Iterable[st
         return f"{problem}; expected one of {', '.join(commands)}"
     if match := re.search(r"arguments are required: (.+)", text):
         missing = re.sub(rf"\b({'|'.join(commands)})\.", "", match[1])
-        return f"{key or 'the command line'} lacks {missing}; set it there or in --config"
+        linked = "; a net whose out_features has the default None gets data.ways" if missing == "out_features" else ""
+        return f"{key or 'the command line'} lacks {missing}; set it there or in --config{linked}"
     if "has no attribute" in text and (match := re.search(r"Got value: (?:Namespace\(class_path=')?([\w.]+)", text)):
         return _unknown_class(key, match[1], classes)
     if match := re.search(r"Problem with given class_path '(\S+)':\s+(?:No module|module|.*not correspond)", text):
@@ -65,7 +66,7 @@ def explain(text: str, options: Iterable[str], classes: Mapping[str, Iterable[st
     if match := re.search(r'Empty nested key: "(.*)"', text):
         return f"{match[1]!r} is not a setting's name; expected names separated by single dots"
     if "Expected an instantiatable class" in text:
-        return f"{key} is an abstract class; expected {_known_classes(key, classes)}"
+        return _unfinished_class(key, text) or f"{key} is an abstract class; expected {_known_classes(key, classes)}"
     takes_number = re.search(r"Expected a <class '(int|float)'>", text)
     if not takes_number and (match := re.search(r"Expected a dot import path string: (\S+)", text)):
         return _unknown_class(key, match[1], classes)
@@ -107,6 +108,16 @@ def _known_classes(key: str, classes: Mapping[str, Iterable[str]]) -> str:
     known = [*classes.get(key.rpartition(".")[2], ())]
     short_names = f"one of {', '.join(known)}, or " if known else ""
     return f"{short_names}the dotted path of a class" + (" or a function" if key.endswith(".loss") else "")
+
+
+def _unfinished_class(key: str, text: str) -> str | None:
+    """What a class lacks that the user wrote; None for a class that is abstract on purpose."""
+    match = re.search(r"but (\S+) is abstract$|Given value: (?:Namespace\(class_path=')?([\w.]+)", text)
+    path = (match[1] or match[2]) if match else ""
+    if "." not in path or path.startswith("meta_lightning."):
+        return None
+    lacks = sorted(getattr(import_class(path), "__abstractmethods__", ()))
+    return f"{key} is {path}, which does not define {', '.join(lacks)}; define what its base class asks for"
 
 
 def _arguments(text: str) -> str:

@@ -67,8 +67,8 @@ class EpisodicDataModule(LightningDataModule):
             ``eval_seed`` has no effect on them.
 
     Raises:
-        ConfigError: If a count is below 1, a seed is negative, there are too many workers for this machine, or
-            ``device_cache`` is combined with workers.
+        ConfigError: If a count is below 1, a seed is negative, there are too many workers for this machine,
+            ``device_cache`` is combined with workers, or the source is a class.
 
     Example:
         >>> from meta_lightning.data import Sinusoid
@@ -122,6 +122,8 @@ class EpisodicDataModule(LightningDataModule):
             raise ConfigError(
                 f"data.num_workers is {num_workers}; expected at most {max_workers} here, {_WORKERS_PER_CPU} per CPU"
             )
+        if isinstance(source, type):
+            raise ConfigError(f"data.source is the class {source.__name__}; expected an object: {source.__name__}(...)")
         self.source = source
         self.eval_shape = EpisodeShape(ways, shots, queries)
         train_keys = {"ways": train_ways, "shots": train_shots, "queries": train_queries}

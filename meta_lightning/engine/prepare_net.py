@@ -21,9 +21,14 @@ def prepare_net(net: nn.Module, batch_norm: Protocol, *, compile: bool) -> None:
         compile: Whether the meta-step is to be compiled.
 
     Raises:
-        ConfigError: If a parameter of the net has no shape yet, an embedding has options that meta-gradients can't be
-            made with, or a layer can't be compiled.
+        ConfigError: If the net is no module or not constructed, a parameter of it has no shape yet, an embedding has
+            options that meta-gradients can't be made with, or a layer can't be compiled.
     """
+    if not isinstance(net, nn.Module):
+        kind = f"the class {net.__name__}" if isinstance(net, type) else f"a {type(net).__name__}"
+        raise ConfigError(f"model.net is {kind}; expected an object of a subclass of torch.nn.Module")
+    if "_modules" not in vars(net):
+        raise ConfigError(f"{type(net).__name__}.__init__ does not call super().__init__(); call it first")
     lazy = [name for name, parameter in net.named_parameters() if isinstance(parameter, UninitializedParameter)]
     if lazy:
         raise ConfigError(f"model.net has parameters without a shape ({lazy[0]}); expected no lazy layers")

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 from torch.func import grad
 
+from meta_lightning.errors import ConfigError
 from meta_lightning.functional.params import detach, partition
 from meta_lightning.types import Params, Rates, Rule
 
@@ -99,6 +100,18 @@ def adapt(
         def support_loss(trial: Params, fixed: Params = start_fixed, step: int = step) -> Tensor:
             return loss({**fixed, **trial}, step)
 
-        updates, state = rule.update(grad(support_loss)(start), state, start, step, rates)
+        updates, state = _checked(rule.update(grad(support_loss)(start), state, start, step, rates), adapted)
         adapted = {name: tensor + updates[name] for name, tensor in adapted.items()}
         yield {name: adapted[name] if name in adapted else fixed[name] for name in params}, state
+
+
+def _checked(returned: tuple[Params, Any], adapted: Params) -> tuple[Params, Any]:
+    """What a rule returned, unless it is not what the next step needs."""
+    if not (isinstance(returned, tuple) and len(returned) == 2 and isinstance(returned[0], dict)):
+        raise ConfigError(
+            f"the inner rule's update returns {type(returned).__name__}; expected (updates, state), where updates has "
+            "a tensor for each parameter by name"
+        )
+    if lacks := sorted(adapted.keys() - returned[0].keys()):
+        raise ConfigError(f"the inner rule's update lacks {', '.join(lacks)}; expected a tensor for each parameter")
+    return returned

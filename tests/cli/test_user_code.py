@@ -7,8 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from meta_lightning import EpisodicDataModule, MAMLModule
 from meta_lightning.cli import console, main
+from meta_lightning.data import Sinusoid
 from meta_lightning.errors import ConfigError
+from meta_lightning.nets import MLP
 
 from .tiny import TINY
 
@@ -22,6 +25,7 @@ from torch import nn
 
 from meta_lightning import InnerLoopModule, MAMLModule
 from meta_lightning.data import Sinusoid
+from meta_lightning.types import Rule
 
 
 class Net(nn.Module):
@@ -111,6 +115,59 @@ class Tau(MAMLModule):
 class Returns(InnerLoopModule):
     def trajectory(self, params, buffers, task, steps, *, first_order):
         return self.start(params)
+
+
+class NoBase(MAMLModule):
+    def __init__(self, net: nn.Module) -> None:
+        pass
+
+
+class Misnamed(InnerLoopModule):
+    def trajektory(self, params, buffers, task, steps, *, first_order):
+        return self.start(params)
+
+
+class Ruled(MAMLModule):
+    update = None
+
+    def trajectory(self, params, buffers, task, steps, *, first_order):
+        rule = Rule(lambda start: None, type(self).update)
+        return self.inner_loop(self.start(params), task, 0.1, steps, first_order=first_order, rule=rule)
+
+
+class Updates(Ruled):
+    def update(grads, state, params, step, rates):
+        return grads
+
+
+class Empty(Ruled):
+    def update(grads, state, params, step, rates):
+        return {}, state
+
+
+class NetNoBase(nn.Module):
+    def __init__(self, width: int = 3) -> None:
+        self.width = width
+
+
+class Forgets(MAMLModule):
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__(net)
+
+
+class ReturnsNothing(Net):
+    def forward(self, x):
+        self.layer(x)
+
+
+class Unfinished(Sinusoid.__base__):
+    def load(self, split):
+        return None
+
+
+class Needs(Net):
+    def __init__(self, out_features: int) -> None:
+        super().__init__()
 
 
 class Third(MAMLModule):
@@ -258,6 +315,20 @@ REFUSED = [
      "Returns.trajectory returns dict; expected it to yield the parameters of the net by name after each step"),
     ([SOURCE + "LoadsNothing"], "data.source: load('train') of LoadsNothing returns NoneType, which has no check, draw,"
      " describe, rebuild, to, preprocess; expected tasks, such as a ClassTable"),
+    ([MODEL + "NoBase"], "NoBase.__init__ does not call super().__init__(net, ...); call it first, and pass on the "
+     "keys of the base class: def __init__(self, net, ..., **inner) and super().__init__(net, **inner)"),
+    ([NET + "NetNoBase"], "NetNoBase.__init__ does not call super().__init__(); call it first"),
+    ([MODEL + "Misnamed"], "model is mine.Misnamed, which does not define trajectory; define what its base class asks "
+     "for"),
+    ([SOURCE + "Unfinished"], "data.source is mine.Unfinished, which does not define fingerprint, prepare; define what "
+     "its base class asks for"),
+    ([MODEL + "Updates"], "the inner rule's update returns dict; expected (updates, state), where updates has a tensor "
+     "for each parameter by name"),
+    ([MODEL + "Empty"], "the inner rule's update lacks 0.bias, 0.weight, 2.bias, 2.weight; expected a tensor for each "
+     "parameter"),
+    ([NET + "ReturnsNothing"], "model.net returns a NoneType; expected a tensor of predictions"),
+    ([NET + "Needs"], "model.net lacks out_features; set it there or in --config; a net whose out_features has the "
+     "default None gets data.ways"),
     ([NET + "Nets"], "model.net: there is no class mine.Nets, because mine has no Nets; did you mean mine.Net?"),
     (["--model.net=string.Net"], "model.net: there is no class string.Net, because the module string is not string.py "
      f"of this folder but {__import__('string').__file__}; rename the file"),
@@ -409,3 +480,19 @@ def test_an_import_error_from_python_is_one_of_the_config() -> None:
     Path("broken.py").write_text(BROKEN[1][0])
     with pytest.raises(ConfigError, match=r"broken.Net can't be imported \(expected ':'"):
         import_class("broken.Net")
+
+
+def test_settings_that_an_algorithm_does_not_pass_on_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("run.yaml").write_text(TINY.replace("check_derivative: false", "check_derivative: false\n    inner_steps: 3"))
+    run = ["fit", "--config=run.yaml", "--trainer.max_steps=0", "--trainer.enable_progress_bar=false"]
+    assert main([*run, MODEL + "Forgets"]) == 0
+    assert "Note: Forgets replaces MAMLModule and has no check_derivative, inner_steps\n" in capsys.readouterr().out
+    assert main([*run, "--model=ReptileModule"]) == 0
+    assert "replaces" not in capsys.readouterr().out  # it has all of them
+
+
+def test_a_class_in_place_of_an_object_is_refused_from_python() -> None:
+    with pytest.raises(ConfigError, match=r"^data.source is the class Sinusoid; expected an object: Sinusoid"):
+        EpisodicDataModule(Sinusoid)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"^model.net is the class MLP; expected an object of a subclass of torch.nn"):
+        MAMLModule(MLP)  # type: ignore[arg-type]
