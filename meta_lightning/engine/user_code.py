@@ -4,6 +4,7 @@ import linecache
 import re
 import sysconfig
 from collections.abc import Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from traceback import walk_tb
 from types import CodeType
@@ -134,10 +135,21 @@ def summarize(error: BaseException) -> str:
         return printable(text.strip().rpartition("\n")[2].strip())
     if isinstance(error, SyntaxError):
         text = error.msg
+    if isinstance(error, AttributeError):
+        text += _suggestion(error)
     text = " ".join(text.split())
     text = text if text.isprintable() else ascii(text)[1:-1]
     text = text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]} ..."
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _suggestion(error: AttributeError) -> str:
+    """Python's own suggestion of an attribute, which a traceback ends with, but which is no part of the text."""
+    try:
+        close = get_close_matches(error.name, dir(error.obj), n=1, cutoff=0.75)
+    except Exception:  # no name, or an object that was not constructed can't list its attributes
+        return ""
+    return f". Did you mean: {close[0]!r}?" if close else ""
 
 
 def explain_user_error(error: BaseException) -> str | None:

@@ -84,6 +84,16 @@ class Forward(Net):
         return {}["x"]
 
 
+class Typo(Net):
+    def forward(self, x):
+        return self.leyer(x)
+
+
+class Early(nn.Module):
+    def __init__(self, width: int = 3) -> None:
+        self.layer
+
+
 class Shapes(Net):
     def forward(self, x):
         return self.layer(x).view(7, 13)
@@ -274,6 +284,9 @@ BUGS = [
     (NET + "Calls", "TypeError: Linear.__init__() missing 1 required positional argument: 'out_features'",
      "Calls.__init__", "nn.Linear(3)"),
     (NET + "Forward", "KeyError: 'x'", "Forward.forward", 'return {}["x"]'),
+    (NET + "Typo", "AttributeError: 'Typo' object has no attribute 'leyer'. Did you mean: 'layer'?", "Typo.forward",
+     "return self.leyer(x)"),
+    (NET + "Early", "AttributeError: 'Early' object has no attribute 'layer'", "Early.__init__", "self.layer"),
     (NET + "Shapes", "model.net takes no inputs of shape [5, 1]: shape '[7, 13]' is invalid for input of size 5",
      "Shapes.forward", "return self.layer(x).view(7, 13)"),
     (NET + "make", "ValueError: made nothing", "make", 'raise ValueError("made nothing")'),
