@@ -146,7 +146,7 @@ def summarize(error: BaseException) -> str:
 def _suggestion(error: AttributeError) -> str:
     """Python's own suggestion of an attribute, which a traceback ends with, but which is no part of the text."""
     try:
-        close = get_close_matches(error.name, dir(error.obj), n=1, cutoff=0.75)
+        close = get_close_matches(str(error.name), dir(error.obj), n=1, cutoff=0.75)
     except Exception:  # no name, or an object that was not constructed can't list its attributes
         return ""
     return f". Did you mean: {close[0]!r}?" if close else ""
