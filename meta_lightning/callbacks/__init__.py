@@ -5,6 +5,7 @@ from meta_lightning.callbacks.checkpoints import Checkpoints
 from meta_lightning.callbacks.graceful_stop import GracefulStop
 from meta_lightning.callbacks.hyper_parameters import HyperParameters
 from meta_lightning.callbacks.leak_guard import LeakGuard
+from meta_lightning.callbacks.net_summary import NetSummary
 from meta_lightning.callbacks.progress import MetaStepProgress
 from meta_lightning.callbacks.run_logs import RunLogs
 from meta_lightning.callbacks.test_report import TestReport
@@ -17,6 +18,7 @@ __all__ = [
     "HyperParameters",
     "LeakGuard",
     "MetaStepProgress",
+    "NetSummary",
     "RunLogs",
     "TestReport",
     "Throughput",

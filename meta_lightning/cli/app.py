@@ -1,7 +1,6 @@
 """The application behind the command line: LightningCLI for algorithms and episodic data."""
 
 import itertools
-import shlex
 from contextlib import ExitStack
 from functools import cached_property
 from inspect import isabstract
@@ -12,7 +11,6 @@ import yaml
 from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 
 from meta_lightning import algorithms, nets
@@ -23,11 +21,11 @@ from meta_lightning.callbacks import (
     GracefulStop,
     HyperParameters,
     LeakGuard,
-    MetaStepProgress,
     RunLogs,
     TestReport,
     Throughput,
 )
+from meta_lightning.callbacks.next_steps import next_steps
 from meta_lightning.callbacks.test_report import report_paths
 from meta_lightning.checks.preflight import check_run
 from meta_lightning.checks.same_experiment import check_same_experiment
@@ -45,7 +43,7 @@ from meta_lightning.cli.settings import (
 )
 from meta_lightning.cli.yaml_checks import check_yaml
 from meta_lightning.commands import COMMANDS, make_trainer_class
-from meta_lightning.console import notify
+from meta_lightning.console import notify, show
 from meta_lightning.data import EpisodicDataModule, Source, sources
 from meta_lightning.engine.named import check_named
 from meta_lightning.engine.recipes import import_class
@@ -53,9 +51,9 @@ from meta_lightning.engine.trainer_parts import callbacks_of, is_dry_run
 from meta_lightning.engine.user_code import find_place
 from meta_lightning.errors import ConfigError
 from meta_lightning.files import check_writable, is_file
-from meta_lightning.reporting.report import Report
+from meta_lightning.reporting.report import Report, validation_table
 from meta_lightning.reporting.seeds import report_over_seeds, seeds_folder
-from meta_lightning.runs.changes import command_line, keep_config
+from meta_lightning.runs.changes import keep_config
 from meta_lightning.runs.checkpoint import Checkpoint, TrainingRecord
 from meta_lightning.runs.folders import (
     Runs,
@@ -196,8 +194,6 @@ class MetaCLI(SeamedCLI):
         if settings.data.seed is None:
             settings.data.seed = int(settings.seed_everything)
         link_ways(settings)
-        if settings.trainer.enable_progress_bar is not False and "ProgressBar" not in str(settings.trainer.callbacks):
-            self.trainer_defaults["callbacks"].append(MetaStepProgress())
         self._version: int | None = None  # of the run that the command goes on in
         self._checkpoints: list[Path] = []
         self._records: list[TrainingRecord] = []
@@ -335,19 +331,16 @@ class MetaCLI(SeamedCLI):
         reports = [callback.report for callback in callbacks_of(self.trainer) if isinstance(callback, TestReport)]
         self._reports += [report for report in reports if report is not None]
 
+    def validate(self, **kwargs: Any) -> None:
+        """Validates, and prints the results in the place of Lightning's own table."""
+        for results in self.trainer.validate(**kwargs, verbose=False):
+            show(validation_table(results))
+
     def after_fit(self) -> None:
-        """Prints the run folder, and the commands for a test and for the curves."""
+        """Prints how training ended, the run folder, and the commands for a test and for the curves."""
         if is_dry_run(self.trainer) or self._finished is not None:
             return
         folder = folder_of(self.trainer)
         own = folder if folder.name == "checkpoints" and not self.trainer.loggers else folder / "checkpoints"
-        checkpoint = next((path for name in ("best", "last") if (path := own / f"{name}.ckpt").is_file()), None)
-        if checkpoint is None:
-            return  # nothing was trained
-        curves = f"\nSee its curves: {shlex.join(['tensorboard', '--logdir', str(folder)])}"
-        shown = any(isinstance(logger, TensorBoardLogger) for logger in self.trainer.loggers)
-        notify(
-            f"\nRun: {folder}\n"
-            f"Test it: python -m meta_lightning test {command_line(folder, checkpoint, changed=False)}"
-            f"{curves if shown else ''}"
-        )
+        if self.trainer.is_global_zero and (text := next_steps(self.trainer, folder, own)):
+            notify(text)

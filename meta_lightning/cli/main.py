@@ -1,8 +1,6 @@
 """The entry point of the command line: runs a command and reports its errors."""
 
-import logging
 import os
-import re
 import sys
 import threading
 import warnings
@@ -12,6 +10,7 @@ from contextlib import contextmanager
 from jsonargparse import ArgumentError, auto_cli
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+from meta_lightning.callbacks.calm import hide_warnings
 from meta_lightning.cli.app import SHORT_NAMES, MetaCLI
 from meta_lightning.cli.parser_errors import explain, explain_system_error
 from meta_lightning.commands import COMMANDS
@@ -19,22 +18,13 @@ from meta_lightning.console import complain
 from meta_lightning.engine.user_code import explain_user_error, point_to_cause
 from meta_lightning.errors import ConfigError, DivergedError, NotFiniteError
 
-# Warnings about calls inside Lightning or to it, which users can't act on.
+# Warnings about calls inside the parser or to it, which users can't act on.
 _HIDDEN_WARNINGS = (
-    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
-    r"Checkpoint directory .* exists and is not empty",  # as expected when a run is resumed
-    r".*no pre-optimization state was saved",  # as expected: the save follows the meta-step
     r"\s*Unable to serialize instance",  # the default of a class, which config.yaml leaves out
     r"You're using the WeightAveraging callback, but loading a checkpoint outside",  # it holds the average
     r"LightningCLI's args parameter is intended to run from within Python",
     r"(?s)\s*By default only one JsonargparseDeprecationWarning|\s.*deprecated\s+in\s+v4\.\d+",
 )
-
-# Lightning's lines about other products, devices that are not there, and what this command line says itself.
-_HIDDEN_LINES = re.compile(
-    r"💡|(GPU|TPU|HPU) available: False|Restor(ing|ed) .*states|Loaded model weights|`Trainer\.fit` stopped: `max_steps"
-)
-_LOGGERS = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero")
 
 
 def main(args: list[str] | None = None) -> int:
@@ -57,9 +47,10 @@ def main(args: list[str] | None = None) -> int:
         arguments.remove("--debug")
     try:
         with warnings.catch_warnings():
+            hide_warnings()
             for message in _HIDDEN_WARNINGS:
                 warnings.filterwarnings("ignore", message=message)
-            with _quiet_writers(), _quiet_log():
+            with _quiet_writers():
                 _run(arguments)
     except (ConfigError, MisconfigurationException, DivergedError, NotFiniteError) as error:
         if debug:
@@ -76,21 +67,6 @@ def main(args: list[str] | None = None) -> int:
         complain(complaint or users or "", everywhere=complaint is None)  # it may be the code of one process alone
         return 2
     return 0
-
-
-@contextmanager
-def _quiet_log() -> Iterator[None]:
-    def is_shown(record: logging.LogRecord) -> bool:
-        return not _HIDDEN_LINES.search(record.getMessage())
-
-    loggers = [logging.getLogger(name) for name in _LOGGERS]
-    for logger in loggers:
-        logger.addFilter(is_shown)
-    try:
-        yield
-    finally:
-        for logger in loggers:
-            logger.removeFilter(is_shown)
 
 
 @contextmanager

@@ -107,6 +107,18 @@ def kind_with_metric(name: str) -> TaskKind:
     return {kind.metric: kind for kind in KINDS}[name]
 
 
+def metric_text(name: str, value: float) -> str:
+    """Formats a logged value by its name: in per cent if that is the metric's unit.
+
+    Example:
+        >>> metric_text("val/accuracy_before", 0.2), metric_text("train/loss", 1.60944)
+        ('20.00%', '1.609')
+    """
+    metric = name.rpartition("/")[2].removesuffix("_before")
+    kind = next((kind for kind in KINDS if kind.metric == metric), None)
+    return f"{value:.4g}" if kind is None else kind.text(value)
+
+
 def direction(monitor: str) -> Literal["min", "max"] | None:
     """The better direction of a logged value: ``max`` for ``val/accuracy``, ``min`` for ``val/loss``.
 

@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from meta_lightning.functional.task_kind import TaskKind, kind_with_metric
+from meta_lightning.functional.task_kind import TaskKind, kind_with_metric, metric_text
 from meta_lightning.reporting.statistics import Estimate, ProtocolResult, StepEstimate
 
 DEFAULT_NAME = "test_report"
@@ -149,6 +149,22 @@ def to_screen(report: Report) -> Group:
     titles = itertools.chain([report.title], itertools.repeat(None))
     parts = [screen_table(title, *table) for title, table in zip(titles, _tables(report), strict=False)]
     return Group(*parts, *(Text(f"{name}: {value}") for name, value in circumstances(report).items()))
+
+
+def validation_table(results: Mapping[str, float]) -> Table:
+    """A table of logged values, each beside its value before adaptation.
+
+    Args:
+        results: The values by their names, such as ``val/accuracy`` and ``val/accuracy_before``.
+    """
+    ours = [name for name in results if not (name.endswith("_before") and name.removesuffix("_before") in results)]
+    rows = [
+        (name, *(metric_text(key, results[key]) if key in results else "" for key in (name, f"{name}_before")))
+        for name in ours
+    ]
+    has_before = any(row[2] for row in rows)
+    headings = ("metric", "mean over tasks", "before adaptation")
+    return screen_table(None, headings[: 2 + has_before], [row[: 2 + has_before] for row in rows])
 
 
 def to_scalars(report: Report) -> dict[str, float]:
