@@ -279,4 +279,5 @@ def test_a_resumed_run_says_where_it_lies_and_what_next(
     out = capsys.readouterr().out
     assert f"Run: {RUN}" in out
     assert "Test it: " in out
-    assert len(read) == 2  # for the checks, and for the number of meta-steps
+    # For the checks, for the number of meta-steps, and for that of the best validation.
+    assert [path.name for path in read] == ["last.ckpt", "last.ckpt", "best.ckpt"]

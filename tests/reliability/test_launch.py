@@ -172,12 +172,13 @@ def test_a_signal_outside_of_training_is_no_success(repository: Path) -> None:
     with said.open("w") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", "meta_lightning", "test", "--config", str(repository / "configs/sinusoid/maml.yaml"),
-             "--untrained=true", "--data.test_tasks=10000000", "--trainer.accelerator=cpu"],
-            env=ENVIRONMENT, stdout=file, stderr=file,
+             "--untrained=true", "--data.test_tasks=10000000", "--trainer.accelerator=cpu",
+             "--trainer.callbacks=tests.reliability.telling.Telling"],
+            env={**ENVIRONMENT, "PYTHONPATH": str(repository)}, stdout=file, stderr=file,
         )  # fmt: skip
     began = time.monotonic()
     try:
-        while "Testing DataLoader" not in said.read_text():
+        while "evaluating" not in said.read_text():
             assert time.monotonic() - began < PATIENCE, said.read_text()
             time.sleep(0.1)
         process.send_signal(signal.SIGTERM)
