@@ -22,8 +22,8 @@ def start(repository: Path, *options: str) -> subprocess.Popen[str]:
         [sys.executable, "-m", "meta_lightning", "fit", "--config", str(repository / "configs/sinusoid/maml.yaml"),
          "--trainer.max_steps=1000000", "--trainer.val_check_interval=50", "--data.val_tasks=20",
          "--data.meta_batch_size=4", "--data.eval_batch_size=20", "--trainer.accelerator=cpu", *options],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(repository)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(repository)},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
 
 
