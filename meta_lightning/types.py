@@ -1,7 +1,7 @@
 """The vocabulary that every other module shares."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from torch import Tensor
 
@@ -21,6 +21,9 @@ Inputs = Tensor | dict[str, Tensor]
 """The inputs of a net: one tensor, or several tensors that are passed as keyword arguments."""
 
 Split = Literal["train", "val", "test"]
+
+SPLITS: tuple[Split, ...] = get_args(Split)
+"""All splits, in their order."""
 
 
 class Examples(NamedTuple):

@@ -4,6 +4,7 @@ from meta_lightning.data.module import EpisodicDataModule
 from meta_lightning.data.readers.picture_files import PictureFiles
 from meta_lightning.data.readers.pictures import PictureReader
 from meta_lightning.data.sources import (
+    Arrays,
     ClassTable,
     Collection,
     Family,
@@ -18,6 +19,7 @@ from meta_lightning.data.sources import (
 from meta_lightning.data.sources.division import divide
 
 __all__ = [
+    "Arrays",
     "ClassTable",
     "Collection",
     "EpisodicDataModule",

@@ -13,9 +13,7 @@ from meta_lightning.data.manifest import Manifest, canonical
 from meta_lightning.data.sources.base import Family
 from meta_lightning.errors import ConfigError
 from meta_lightning.functional import random
-from meta_lightning.types import EpisodeShape, Split, Task
-
-SPLITS: tuple[Split, ...] = ("train", "val", "test")
+from meta_lightning.types import SPLITS, EpisodeShape, Split, Task
 
 # Descriptions of episodes take more memory than their pictures, so they are made in parts of this many episodes.
 _DESCRIBED_PER_PART = 500

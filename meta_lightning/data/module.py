@@ -12,13 +12,13 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from meta_lightning.data.episodes import SPLITS, MetaBatches, ResumingSampler, check_episodes, describe, draw, replay
+from meta_lightning.data.episodes import MetaBatches, ResumingSampler, check_episodes, describe, draw, replay
 from meta_lightning.data.manifest import Manifest, check_manifest, episode_hash, read_manifest
 from meta_lightning.data.separation import check_separation
 from meta_lightning.data.sources.base import Family, Source
 from meta_lightning.errors import ConfigError
 from meta_lightning.files import one_at_a_time
-from meta_lightning.types import EpisodeShape, Examples, Split, Task
+from meta_lightning.types import SPLITS, EpisodeShape, Examples, Split, Task
 
 # The length of an epoch, in meta-steps, if ``max_steps`` does not limit training.
 _UNLIMITED_STEPS = 10**9

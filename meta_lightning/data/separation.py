@@ -7,13 +7,20 @@ import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
 from meta_lightning.console import first_line, notify, printable
-from meta_lightning.data.episodes import SPLITS, draw
+from meta_lightning.data.episodes import draw
 from meta_lightning.data.sources.base import Family, Source
 from meta_lightning.data.sources.class_table import ClassTable
 from meta_lightning.data.sources.images import LabelledImages
-from meta_lightning.data.sources.overlap import Contents, check_contents_disjoint, duplicates, hash_rows
+from meta_lightning.data.sources.overlap import (
+    Contents,
+    check_contents_disjoint,
+    check_names_disjoint,
+    coincidences,
+    duplicates,
+    hash_rows,
+)
 from meta_lightning.errors import ConfigError
-from meta_lightning.types import EpisodeShape, Split, Task
+from meta_lightning.types import SPLITS, EpisodeShape, Split, Task
 
 # The number of episodes that are drawn of each split of a family without a table.
 _DRAWN = 8
@@ -41,6 +48,7 @@ def check_separation(
             draw the same episodes. What need not be a mistake gives a warning.
     """
     contents: dict[Split, Contents] = {}
+    chance: dict[Split, Contents] = {}
     names: dict[Split, list[str]] = {}
     drawn: dict[Split, _Drawn] = {}
     for split in SPLITS:
@@ -49,7 +57,7 @@ def check_separation(
             if isinstance(family, ClassTable):
                 names[split] = family.names
             if isinstance(family, ClassTable) and _holds_examples(family):
-                contents[split] = Contents.of(family)
+                (chance if _few_numbers(family) else contents)[split] = Contents.of(family)
             else:
                 drawn[split] = _Drawn.of(draw(family, seeds[split], split, shapes[split], torch.arange(_DRAWN)))
         except Exception as error:  # a user's `load` or `draw` may raise any
@@ -62,7 +70,10 @@ def check_separation(
             raise ConfigError(
                 f"split {split!r} has two classes of the name {printable(twice)!r}; expected distinct names"
             )
+    check_names_disjoint(names)
     check_contents_disjoint(contents)
+    for message in coincidences(chance):
+        notify(f"Note: {message}")
     _check_drawn(drawn)
     for split in loaded:
         for message in duplicates(split, contents[split]) if split in contents else ():
@@ -72,6 +83,11 @@ def check_separation(
 def _holds_examples(table: ClassTable) -> bool:
     """Whether rows of a table are examples. A subclass may hold file names, say, and read pictures in `take`."""
     return type(table).take in (ClassTable.take, LabelledImages.take)
+
+
+def _few_numbers(table: ClassTable) -> bool:
+    """Whether examples consist of so few numbers, or of such coarse ones, that equal ones may be chance."""
+    return table.coarse or sum(part[0].numel() for part in tree_leaves(table.x)) < _MIN_NUMBERS
 
 
 class _Drawn:

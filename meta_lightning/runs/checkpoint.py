@@ -98,7 +98,7 @@ def _check_entries(path: Path, content: Any) -> None:
             )
 
 
-def _is_plain(value: Any, levels: int = 4) -> bool:
+def _is_plain(value: Any, levels: int = 8) -> bool:
     """Whether a value consists of numbers, strings, and at most ``levels`` levels of lists and dicts of them."""
     if isinstance(value, dict):
         return levels > 0 and all(isinstance(key, str) and _is_plain(item, levels - 1) for key, item in value.items())

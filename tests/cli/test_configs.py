@@ -7,6 +7,8 @@ import pytest
 
 from meta_lightning.cli import main
 
+from ..own_data import write_own_data
+
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
 
 SHORT = [
@@ -22,6 +24,7 @@ def test_there_are_configs() -> None:
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_config_fits_and_tests(config: Path, omniglot_root: Path) -> None:
     arguments = ["--config", str(config), *SHORT]
+    write_own_data()
     if "class_path: Omniglot" in config.read_text():
         arguments += [f"--data.source.root={omniglot_root}", "--data.source.download=false"]
     assert main(["fit", *arguments]) == 0

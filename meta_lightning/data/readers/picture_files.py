@@ -10,14 +10,13 @@ from typing import NamedTuple
 
 from meta_lightning.console import notify, printable
 from meta_lightning.errors import ConfigError
+from meta_lightning.types import SPLITS
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 """The endings, in lower case, of the files that are taken for pictures."""
 
 MAX_BYTES = 1 << 28
 """The largest file that is read: about that of the largest picture without compression."""
-
-SPLITS = ("train", "val", "test")
 
 # What systems and file managers leave in folders and zips; so are hidden files and folders.
 _LITTER = {"__macosx", "thumbs.db", "desktop.ini", "@eadir"}

@@ -1,5 +1,6 @@
 """Sources of tasks. Each source has a file of its own."""
 
+from meta_lightning.data.sources.arrays import Arrays
 from meta_lightning.data.sources.base import Family, Source
 from meta_lightning.data.sources.class_table import ClassTable
 from meta_lightning.data.sources.folder import Folder
@@ -10,6 +11,7 @@ from meta_lightning.data.sources.picture_source import Collection, PictureSource
 from meta_lightning.data.sources.sinusoid import Sinusoid
 
 __all__ = [
+    "Arrays",
     "ClassTable",
     "Collection",
     "Family",

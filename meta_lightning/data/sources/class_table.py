@@ -79,6 +79,9 @@ class ClassTable:
     variants = 1
     """The number of classes that are made of each stored class; see `LabelledImages`."""
 
+    coarse = False
+    """Whether two different things may well be equal examples, as two people may be equal rows of a table."""
+
     noun, variant_noun = "an example", "variant"
     """The words for an example, with its article, and for a variant of a class, for messages."""
 

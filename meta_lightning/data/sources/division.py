@@ -1,21 +1,36 @@
 """Divides classes or tasks among the splits."""
 
+import unicodedata
 from collections.abc import Sequence
+from pathlib import Path
 
-from meta_lightning.console import printable
+import yaml
+
+from meta_lightning.console import notify, printable
 from meta_lightning.errors import ConfigError
 from meta_lightning.functional import random
-from meta_lightning.types import Split
+from meta_lightning.types import SPLITS, Split
 
 # The shares of validation and test, as in CIFAR-FS and mini-ImageNet (64 / 16 / 20 of 100 classes).
 _VAL_SHARE, _TEST_SHARE = 0.16, 0.2
 
+_MAX_NAMES = 5  # in a message
+
 # What people call the splits.
-_NAMES: dict[Split, tuple[str, ...]] = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation", "dev"),
-    "test": ("test", "testing"),
-}
+_NAMES: dict[str, Split] = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+
+
+def split_named(text: str) -> Split | None:
+    """The split that people call by a name; None if it is the name of none.
+
+    Example:
+        >>> split_named("Validation"), split_named("holdout")
+        ('val', None)
+    """
+    return _NAMES.get(text.lower())
 
 
 def divide(names: Sequence[str], seed: int, noun: str = "classes") -> dict[Split, list[str]]:
@@ -67,10 +82,9 @@ def read_splits(splits: Sequence[str], members: Sequence[str], place: str, noun:
         {'train': ['a'], 'val': ['b'], 'test': ['c']}
     """
     parts: dict[Split, list[str]] = {"train": [], "val": [], "test": []}
-    known = {name: split for split, names in _NAMES.items() for name in names}
     owners: dict[str, Split] = {}
     for text, member in dict.fromkeys(zip(splits, members, strict=True)):
-        split = known.get(text.lower())
+        split = split_named(text)
         if split is None:
             raise ConfigError(f"{place} has the split {printable(text)!r}; expected train, val or test")
         if owners.setdefault(member, split) != split:
@@ -86,3 +100,49 @@ def read_splits(splits: Sequence[str], members: Sequence[str], place: str, noun:
             "leave the splits out for a random division"
         )
     return {split: sorted(names) for split, names in parts.items()}
+
+
+def read_split_file(path: Path, names: Sequence[str], root: object) -> dict[Split, list[str]]:
+    """Reads the classes of each split from a YAML or JSON file.
+
+    Args:
+        path: A mapping of ``train``, ``val`` and ``test`` to lists of class names.
+        names: The names of the classes that there are. Those in no split are left out, with a note.
+        root: Where they are, for messages.
+
+    Raises:
+        ConfigError: If the file is not such a mapping, or names a class that there is not, or names one twice.
+    """
+    key = "data.source.split_file"
+    expected = "expected the lists train, val and test of class names"
+    try:
+        # All of it is text: a class may be called 1 or no.
+        content = yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader)
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(f"{key}: {path} can't be read ({' '.join(str(error).split())}); {expected}") from error
+    if not isinstance(content, dict) or not all(
+        isinstance(members, list) and all(isinstance(name, str) for name in members) for members in content.values()
+    ):
+        raise ConfigError(f"{key}: {path} is not a mapping of lists; {expected}")
+    if unknown := [name for name in content if name not in SPLITS]:
+        raise ConfigError(f"{key}: {path} has the key {printable(unknown[0])!r}; {expected}")
+    content = {split: [unicodedata.normalize("NFC", name) for name in members] for split, members in content.items()}
+    owner: dict[str, str] = {}
+    present = {*names}
+    for split, members in content.items():
+        for name in members:
+            if name in owner:
+                raise ConfigError(
+                    f"{key}: {path} has class {printable(name)!r} in {owner[name]} and in {split}; expected each class "
+                    "once"
+                )
+            if name not in present:
+                raise ConfigError(
+                    f"{key}: {path} has class {printable(name)!r} in {split}, but {root} has no such class; correct "
+                    "the name"
+                )
+            owner[name] = split
+    if left := [name for name in names if name not in owner]:
+        shown = ", ".join(map(printable, left[:_MAX_NAMES])) + (", ..." if len(left) > _MAX_NAMES else "")
+        notify(f"Note: {len(left)} classes of {root} are in no split of {path} and are left out: {shown}")
+    return {split: content[split] for split in SPLITS if split in content}

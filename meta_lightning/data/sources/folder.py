@@ -1,23 +1,16 @@
 """Folder: a user's own pictures in a folder or a zip, with a folder for each class."""
 
-import unicodedata
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
-import yaml
-
-from meta_lightning.console import notify, printable
+from meta_lightning.console import printable
 from meta_lightning.data.readers.picture_files import PictureFile, PictureFiles
 from meta_lightning.data.readers.pictures import PictureReader, Resize
-from meta_lightning.data.sources.division import divide
+from meta_lightning.data.sources.division import divide, read_split_file
 from meta_lightning.data.sources.picture_source import Collection, PictureSource
 from meta_lightning.errors import ConfigError
-from meta_lightning.types import Split
-
-_SPLITS: tuple[Split, ...] = ("train", "val", "test")
-
-_MAX_NAMES = 5  # in a message
+from meta_lightning.types import SPLITS, Split
 
 
 class Folder(PictureSource):
@@ -100,56 +93,10 @@ class Folder(PictureSource):
                     f"data.source.split_file is {self._split_file}, but {self._root} is split already into "
                     f"{', '.join(sorted(groups))}; leave split_file out, or put the class folders into one folder"
                 )
-            return {split: sorted(groups[split]) for split in _SPLITS if split in groups}
+            return {split: sorted(groups[split]) for split in SPLITS if split in groups}
         if self._split_file:
             return read_split_file(self._split_file, names, self._root)
         try:
             return divide(names, self._split_seed)
         except ConfigError as error:
             raise ConfigError(f"data.source.root {self._root}: {error}") from error
-
-
-def read_split_file(path: Path, names: Sequence[str], root: Path) -> dict[Split, list[str]]:
-    """Reads the classes of each split from a YAML or JSON file.
-
-    Args:
-        path: A mapping of ``train``, ``val`` and ``test`` to lists of class names.
-        names: The names of the classes that there are. Those in no split are left out, with a note.
-        root: Where they are, for messages.
-
-    Raises:
-        ConfigError: If the file is not such a mapping, or names a class that there is not, or names one twice.
-    """
-    key = "data.source.split_file"
-    expected = "expected the lists train, val and test of class names"
-    try:
-        # All of it is text: a class may be called 1 or no.
-        content = yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader)
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-        raise ConfigError(f"{key}: {path} can't be read ({' '.join(str(error).split())}); {expected}") from error
-    if not isinstance(content, dict) or not all(
-        isinstance(members, list) and all(isinstance(name, str) for name in members) for members in content.values()
-    ):
-        raise ConfigError(f"{key}: {path} is not a mapping of lists; {expected}")
-    if unknown := [name for name in content if name not in _SPLITS]:
-        raise ConfigError(f"{key}: {path} has the key {printable(unknown[0])!r}; {expected}")
-    content = {split: [unicodedata.normalize("NFC", name) for name in members] for split, members in content.items()}
-    owner: dict[str, str] = {}
-    present = {*names}
-    for split, members in content.items():
-        for name in members:
-            if name in owner:
-                raise ConfigError(
-                    f"{key}: {path} has class {printable(name)!r} in {owner[name]} and in {split}; expected each class "
-                    "once"
-                )
-            if name not in present:
-                raise ConfigError(
-                    f"{key}: {path} has class {printable(name)!r} in {split}, but {root} has no such folder; correct "
-                    "the name"
-                )
-            owner[name] = split
-    if left := [name for name in names if name not in owner]:
-        shown = ", ".join(map(printable, left[:_MAX_NAMES])) + (", ..." if len(left) > _MAX_NAMES else "")
-        notify(f"Note: {len(left)} classes of {root} are in no split of {path} and are left out: {shown}")
-    return {split: content[split] for split in _SPLITS if split in content}

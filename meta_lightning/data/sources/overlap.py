@@ -1,6 +1,7 @@
 """Finds examples that classes or splits share, by a hash of each example."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -52,6 +53,22 @@ def hash_rows(inputs: Inputs) -> np.ndarray:
     return np.fromiter(hashes, np.int64, len(parts[0]))
 
 
+def check_names_disjoint(splits: Mapping[Split, Sequence[str]]) -> None:
+    """Checks that splits share no class.
+
+    Args:
+        splits: The names of the classes of each split.
+
+    Raises:
+        ConfigError: If two splits share a name.
+    """
+    owners: dict[str, Split] = {}
+    for split, names in splits.items():
+        for name in names:
+            if owners.setdefault(name, split) != split:
+                raise _shared(owners[name], split, "a class", (name, name))
+
+
 def check_disjoint(splits: Mapping[Split, ClassTable]) -> None:
     """Checks that splits share no class and no example.
 
@@ -61,25 +78,35 @@ def check_disjoint(splits: Mapping[Split, ClassTable]) -> None:
     Raises:
         ConfigError: If two splits share a class name or an example.
     """
+    check_names_disjoint({split: table.names for split, table in splits.items()})
     check_contents_disjoint({split: Contents.of(table) for split, table in splits.items()})
 
 
 def check_contents_disjoint(splits: Mapping[Split, Contents]) -> None:
-    """Checks that splits share no class and no example, see `check_disjoint`."""
-    done: list[tuple[Split, Contents]] = []
-    for split, contents in splits.items():
-        for owner, others in done:
-            shared, known = "a class", {*others.names}
-            pair = next(((name, name) for name in contents.names if name in known), None)
-            if pair is None:
-                shared, pair = contents.noun, _shared_example(others, contents)
-            if pair is not None:
-                one, other = (printable(name) for name in pair)
-                raise ConfigError(
-                    f"splits {owner!r} and {split!r} share {shared}: {one!r} and {other!r}; "
-                    "expected disjoint splits: correct the data or its split lists"
-                )
-        done.append((split, contents))
+    """Checks that splits share no example, see `check_disjoint`."""
+    for (owner, others), (split, contents) in combinations(splits.items(), 2):
+        if (pair := _shared_example(others, contents)) is not None:
+            raise _shared(owner, split, contents.noun, pair)
+
+
+def coincidences(splits: Mapping[Split, Contents]) -> list[str]:
+    """Describes the examples that splits share, where examples may be equal by chance."""
+    messages = []
+    for (owner, others), (split, contents) in combinations(splits.items(), 2):
+        if equal := int(np.isin(contents.hashes, others.hashes).sum()):
+            messages.append(
+                f"{equal} of the {len(contents.hashes)} examples of split {split!r} equal one of split {owner!r}; "
+                "that may be chance, or copies in the data"
+            )
+    return messages
+
+
+def _shared(owner: Split, split: Split, what: str, pair: tuple[str, str]) -> ConfigError:
+    one, other = (printable(name) for name in pair)
+    return ConfigError(
+        f"splits {owner!r} and {split!r} share {what}: {one!r} and {other!r}; "
+        "expected disjoint splits: correct the data or its split lists"
+    )
 
 
 def _shared_example(one: Contents, other: Contents) -> tuple[str, str] | None:
