@@ -44,7 +44,6 @@ class TestReport(Callback):
             another name leaves the earlier report and its model card unchanged.
 
     Attributes:
-        name: As above.
         report: The report of the last test, on the first process.
 
     Raises:

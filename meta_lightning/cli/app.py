@@ -3,7 +3,6 @@
 import itertools
 from contextlib import ExitStack
 from functools import cached_property
-from inspect import isabstract
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,7 @@ import yaml
 from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
-from torch import nn
 
-from meta_lightning import algorithms, nets
 from meta_lightning.algorithms import MetaModule
 from meta_lightning.callbacks import (
     AdaptationPlots,
@@ -29,7 +26,8 @@ from meta_lightning.callbacks.next_steps import next_steps
 from meta_lightning.callbacks.test_report import report_paths
 from meta_lightning.checks.preflight import check_run
 from meta_lightning.checks.same_experiment import check_same_experiment
-from meta_lightning.cli.lightning_seams import SeamedCLI
+from meta_lightning.cli.help import ROOT_EPILOG, SHORT_NAMES, class_help
+from meta_lightning.cli.lightning_seams import OrderedParser, SeamedCLI
 from meta_lightning.cli.named_classes import check_imports
 from meta_lightning.cli.parser_errors import explain
 from meta_lightning.cli.settings import (
@@ -44,7 +42,7 @@ from meta_lightning.cli.settings import (
 from meta_lightning.cli.yaml_checks import check_yaml
 from meta_lightning.commands import COMMANDS, make_trainer_class
 from meta_lightning.console import notify, show
-from meta_lightning.data import EpisodicDataModule, Source, sources
+from meta_lightning.data import EpisodicDataModule
 from meta_lightning.engine.named import check_named
 from meta_lightning.engine.recipes import import_class
 from meta_lightning.engine.trainer_parts import callbacks_of, is_dry_run
@@ -67,12 +65,6 @@ from meta_lightning.runs.folders import (
 )
 from meta_lightning.runs.lightning_seams import folder_loggers, given_version, keep_rows, set_version
 from meta_lightning.version import __version__
-
-# The classes that a config may name without their module, by key. A config names any other class by its dotted path.
-SHORT_NAMES = {
-    key: [name for name in package.__all__ if issubclass(cls := getattr(package, name), kind) and not isabstract(cls)]
-    for key, package, kind in (("model", algorithms, MetaModule), ("net", nets, nn.Module), ("source", sources, Source))
-}
 
 
 class _SaveConfig(SaveConfigCallback):
@@ -120,9 +112,11 @@ class MetaCLI(SeamedCLI):
             parser_kwargs={
                 "exit_on_error": False,
                 "prog": "meta-lightning",
+                "epilog": ROOT_EPILOG,
                 "description": "Few-shot and meta-learning: train, evaluate and compare from one YAML file.",
                 "version": __version__,
             },
+            parser_class=OrderedParser,
             args=args,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
@@ -152,7 +146,7 @@ class MetaCLI(SeamedCLI):
                 file = Path(value if has_value else following)
                 if flag in ("--config", "-c") and is_file(file):
                     check_yaml(file)
-            super().parse_arguments(parser, args)
+            super().parse_arguments(parser, class_help([*args]))
         except ConfigError:
             raise
         except (Exception, SystemExit) as error:

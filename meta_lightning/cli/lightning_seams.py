@@ -3,17 +3,20 @@
 Those of its trainer and its loggers are in `meta_lightning.runs.lightning_seams`.
 """
 
+import argparse
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast
 
 import yaml
-from jsonargparse import Namespace, _typehints
+from jsonargparse import DefaultHelpFormatter, Namespace, _typehints
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 
+from meta_lightning.cli.help import class_names, key_help, section, usage
 from meta_lightning.commands import COMMANDS
 from meta_lightning.console import notify
 from meta_lightning.engine.constructing import instantiate
@@ -67,6 +70,42 @@ def own_defaults() -> Iterator[list[str]]:
         yield notes
     finally:
         _typehints.discard_init_args_on_class_path_change = former_rule
+
+
+class _Formatter(DefaultHelpFormatter):
+    """Names few classes for a key, where the parser lists each subclass that is in memory."""
+
+    def _expand_help(self, action: argparse.Action) -> str:
+        def few(match: re.Match[str]) -> str:
+            return class_names(action.dest, match[1].split(", ")) + match[2]
+
+        return re.sub(r", known subclasses: ([^)]*)(\)|$)", few, super()._expand_help(action))
+
+
+class OrderedParser(LightningArgumentParser):
+    """A parser whose help is short, also for a class that a key names."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"formatter_class": _Formatter, **kwargs})
+
+    def arrange_help(self, command: str) -> None:
+        """Puts our sections first and Lightning's last, with our titles and texts."""
+        for action in self._actions:
+            action.help = key_help(command, action.dest) or action.help
+        places: dict[int, int] = {}
+        for group in self._action_groups:
+            found = section([action.dest for action in group._group_actions])
+            places[id(group)] = -1 if found is None else found[0]
+            if found is not None:
+                group.title = found[1]
+        cast(list[Any], self._action_groups).sort(key=lambda group: places[id(group)])
+
+    def format_help(self, *args: Any) -> str:
+        """The help. That of a class has no line of usage, which would repeat every key."""
+        is_class = str(self.description).startswith("Help for --")
+        if is_class:
+            self.usage = argparse.SUPPRESS
+        return super().format_help(*args)
 
 
 class SeamedCLI(LightningCLI):
@@ -129,6 +168,7 @@ class SeamedCLI(LightningCLI):
             if command.needs == "nothing":  # `main` runs these itself
                 group.add_subcommand(name, LightningArgumentParser(), help=command.summary)
                 continue
-            options = {"description": command.summary, **kwargs.get(name, {})}
+            options = {"description": command.summary, "usage": usage(name), **kwargs.get(name, {})}
             self._subcommand_parsers[name] = self._prepare_subcommand_parser(trainer_class, name, **options)
+            cast(OrderedParser, self._subcommand_parsers[name]).arrange_help(name)
             group.add_subcommand(name, self._subcommand_parsers[name], help=command.summary)

@@ -11,7 +11,8 @@ from jsonargparse import ArgumentError, auto_cli
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from meta_lightning.callbacks.calm import hide_warnings
-from meta_lightning.cli.app import SHORT_NAMES, MetaCLI
+from meta_lightning.cli.app import MetaCLI
+from meta_lightning.cli.help import SHORT_NAMES
 from meta_lightning.cli.parser_errors import explain, explain_system_error
 from meta_lightning.commands import COMMANDS
 from meta_lightning.console import complain

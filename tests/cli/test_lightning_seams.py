@@ -68,3 +68,14 @@ def test_lightning_calls_them_in_this_order() -> None:
     assert isinstance(cli._subcommand_parsers["fit"], LightningArgumentParser)
     keys = {action.dest for action in cli._subcommand_parsers["fit"]._actions}
     assert {"model.width", "trainer.max_steps", "seed_everything"} <= keys
+
+
+def test_help_consists_of_groups_of_actions_whose_texts_list_subclasses() -> None:
+    parser = LightningArgumentParser(prog="x")
+    parser.add_subclass_arguments(LightningModule, "model")
+    groups = {group.title: [action.dest for action in group._group_actions] for group in parser._action_groups}
+    assert [*groups.values()][-1] == ["model.help", "model"]
+    text = " ".join(parser.format_help().split())
+    assert "known subclasses: " in text
+    parser._action_groups.reverse()
+    assert parser.format_help().index("--model ") < parser.format_help().index("--help")
