@@ -64,3 +64,23 @@ def omniglot_root(repository: Path, tmp_path_factory: pytest.TempPathFactory) ->
                     noise.save(picture := io.BytesIO(), "png", compress_level=0)
                     archive.writestr(f"{name}/{drawing:02}.png", picture.getvalue())
     return root
+
+
+@pytest.fixture(scope="session")
+def cifar_root(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Noise in class folders of CIFAR-100. The real pictures take seconds to decode."""
+    root = tmp_path_factory.mktemp("cifar")
+    lists = repository / "meta_lightning" / "data" / "sources" / "splits" / "cifar_fs"
+    generator = np.random.default_rng(0)
+    for name in " ".join(path.read_text() for path in lists.glob("*.txt")).split():
+        (root / name).mkdir()
+        for number in range(20):
+            noise = Image.fromarray(generator.integers(0, 256, (32, 32, 3), dtype=np.uint8))
+            noise.save(root / name / f"{number}.png", compress_level=0)
+    return root
+
+
+@pytest.fixture(scope="session")
+def roots(omniglot_root: Path, cifar_root: Path) -> dict[str, Path]:
+    """The folder of the data of each source that has some."""
+    return {"Omniglot": omniglot_root, "CIFARFS": cifar_root}

@@ -4,6 +4,8 @@ from meta_lightning.data.module import EpisodicDataModule
 from meta_lightning.data.readers.picture_files import PictureFiles
 from meta_lightning.data.readers.pictures import PictureReader
 from meta_lightning.data.sources import (
+    CIFARFS,
+    FC100,
     Arrays,
     ClassTable,
     Collection,
@@ -11,6 +13,7 @@ from meta_lightning.data.sources import (
     Folder,
     Glyphs,
     LabelledImages,
+    MiniImageNet,
     Omniglot,
     PictureSource,
     Sinusoid,
@@ -19,6 +22,8 @@ from meta_lightning.data.sources import (
 from meta_lightning.data.sources.division import divide
 
 __all__ = [
+    "CIFARFS",
+    "FC100",
     "Arrays",
     "ClassTable",
     "Collection",
@@ -27,6 +32,7 @@ __all__ = [
     "Folder",
     "Glyphs",
     "LabelledImages",
+    "MiniImageNet",
     "Omniglot",
     "PictureFiles",
     "PictureReader",

@@ -11,6 +11,16 @@ from torch.hub import download_url_to_file
 from meta_lightning.errors import ConfigError
 
 
+def default_root(name: str) -> Path:
+    """The folder of a data set: in the folder that ``META_LIGHTNING_DATA`` names, or else in ``data``.
+
+    Example:
+        >>> default_root("omniglot").name
+        'omniglot'
+    """
+    return Path(os.environ.get("META_LIGHTNING_DATA") or "data") / name
+
+
 def fetch(url: str, path: Path, md5: str, *, key: str) -> None:
     """Downloads a file if it is absent, and verifies its checksum in any case.
 

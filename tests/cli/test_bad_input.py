@@ -49,7 +49,8 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--model.net=Convv4"],
          "model.net: there is no class Convv4; expected one of MLP, Conv4, or the dotted path of a class"),
         (["--data.source=Nope"],
-         "data.source: there is no class Nope; expected one of Arrays, Folder, Glyphs, Omniglot, Sinusoid, "
+         "data.source: there is no class Nope; expected one of CIFARFS, FC100, Arrays, Folder, Glyphs, MiniImageNet, "
+         "Omniglot, Sinusoid, "
          "or the dotted path of a class"),
         (['--model.net={"a.": 1}'], "'a.' is not a setting's name; expected names separated by single dots"),
         (['--data.source={"a.": 1}'], "'a.' is not a setting's name; expected names separated by single dots"),

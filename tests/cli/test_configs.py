@@ -7,7 +7,7 @@ import pytest
 
 from meta_lightning.cli import main
 
-from ..own_data import write_own_data
+from ..own_data import data_options, write_own_data
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
 
@@ -22,11 +22,9 @@ def test_there_are_configs() -> None:
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_config_fits_and_tests(config: Path, omniglot_root: Path) -> None:
-    arguments = ["--config", str(config), *SHORT]
+def test_config_fits_and_tests(config: Path, roots: dict[str, Path]) -> None:
+    arguments = ["--config", str(config), *SHORT, *data_options(config, roots)]
     write_own_data()
-    if "class_path: Omniglot" in config.read_text():
-        arguments += [f"--data.source.root={omniglot_root}", "--data.source.download=false"]
     assert main(["fit", *arguments]) == 0
     given = ["--report.all_batch_norms=false", "--report.baselines=false"]  # the others have tests of their own
     assert main(["test", *arguments, *given, "--ckpt_path=best"]) == 0

@@ -64,6 +64,21 @@ def test_the_random_split_depends_on_its_seed_alone(small):
         assert set(members) != set(expected[split])
 
 
+def test_the_division_of_lake_shares_no_alphabet(small):
+    source = small(split="lake")
+    members = names(source)
+    assert len(members["train"]) + len(members["val"]) == 964
+    assert len(members["test"]) == 659
+    assert all(name.startswith("images_evaluation/") for name in members["test"])
+    alphabets = {split: {name.rpartition("/")[0] for name in members[split]} for split in SPLITS}
+    assert {split: len(found) for split, found in alphabets.items()} == {"train": 25, "val": 5, "test": 20}
+    assert not alphabets["train"] & alphabets["val"]
+    other = small(split="lake", split_seed=1)
+    assert set(names(other)["val"]) != set(members["val"])
+    assert set(names(other)["test"]) == set(members["test"])
+    assert other.fingerprint() != source.fingerprint()
+
+
 # Another scheme would train on what published runs were tested on.
 def test_the_random_split_is_fixed_for_ever(small):
     begins = {split: members[:2] for split, members in names(small(split="random")).items()}

@@ -15,7 +15,7 @@ from meta_lightning.cli.app import MetaCLI
 from meta_lightning.engine.compiling import COMPILER
 
 from ..algorithms.test_conformance import flat
-from ..own_data import write_own_data
+from ..own_data import data_options, write_own_data
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
 
@@ -50,11 +50,10 @@ class Built(MetaCLI):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_the_compiled_meta_gradient_of_a_config_is_the_eager_one(config: Path, omniglot_root: Path) -> None:
+def test_the_compiled_meta_gradient_of_a_config_is_the_eager_one(config: Path, roots: dict[str, Path]) -> None:
     arguments = ["--config", str(config), "--trainer.accelerator=cpu", "--model.compile=true"]
     write_own_data()
-    if "class_path: Omniglot" in config.read_text():
-        arguments += [f"--data.source.root={omniglot_root}", "--data.source.download=false"]
+    arguments += data_options(config, roots)
     with warnings.catch_warnings(action="ignore"):  # the parser's, as in `cli.main`
         built = Built(["fit", *arguments])
     module, data = built.model.double(), built.datamodule

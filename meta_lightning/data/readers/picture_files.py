@@ -125,6 +125,18 @@ class PictureFiles(NamedTuple):
             groups.setdefault(parts[0] if split else "", {}).setdefault(name, []).append(file)
         return groups
 
+    def classes(self) -> dict[str, list[PictureFile]]:
+        """Groups the pictures by class. A class may lie in several splits' folders, which have no meaning here.
+
+        Raises:
+            ConfigError: As `by_class` does.
+        """
+        classes: dict[str, list[PictureFile]] = {}
+        for members in self.by_class().values():
+            for name, files in members.items():
+                classes.setdefault(name, []).extend(files)
+        return classes
+
     def _depth_of_wrapper(self) -> int:
         """The number of folders that all pictures share, above those of splits or classes."""
         paths = [PurePosixPath(file.path).parts for file in self.files]

@@ -2,6 +2,7 @@
 
 import unicodedata
 from collections.abc import Sequence
+from importlib import resources
 from pathlib import Path
 
 import yaml
@@ -60,6 +61,44 @@ def divide(names: Sequence[str], seed: int, noun: str = "classes") -> dict[Split
     val, test = (max(1, round(share * len(names))) for share in (_VAL_SHARE, _TEST_SHARE))
     parts: dict[Split, list[str]] = {"train": drawn[val + test :], "val": drawn[:val], "test": drawn[val : val + test]}
     return {split: sorted(members) for split, members in parts.items()}
+
+
+def published_split(benchmark: str) -> dict[Split, list[str]]:
+    """The classes of each split of a published benchmark, whose lists ship with the package.
+
+    Args:
+        benchmark: The folder of the lists in ``data/sources/splits``.
+
+    Example:
+        >>> {split: len(members) for split, members in published_split("fc100").items()}
+        {'train': 60, 'val': 20, 'test': 20}
+    """
+    lists = resources.files("meta_lightning.data.sources") / "splits" / benchmark
+    return {split: (lists / f"{split}.txt").read_text().split() for split in SPLITS}
+
+
+def check_published(split: dict[Split, list[str]], names: Sequence[str], root: str) -> dict[Split, list[str]]:
+    """Checks that there are all classes of a published split. Other classes are left out, with a note.
+
+    Args:
+        split: The classes of each split.
+        names: The names of the classes that there are.
+        root: Where they are, for messages.
+
+    Raises:
+        ConfigError: If a class is missing.
+    """
+    listed = {name for members in split.values() for name in members}
+    if missing := sorted(listed.difference(names)):
+        raise ConfigError(
+            f"data.source.root: {root} lacks {len(missing)} of the {len(listed)} classes, the first "
+            f"{missing[0]!r}; expected all of them: correct the names of the folders, or read them as a Folder"
+        )
+    if others := [name for name in names if name not in listed]:
+        notify(
+            f"Note: {len(others)} classes of {root} are in no split and are left out, the first {printable(others[0])}"
+        )
+    return split
 
 
 def read_splits(splits: Sequence[str], members: Sequence[str], place: str, noun: str) -> dict[Split, list[str]]:

@@ -1,17 +1,16 @@
 """Omniglot: 1,623 handwritten characters, 20 drawings each."""
 
 import hashlib
-import os
 from functools import cached_property
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
 from meta_lightning.data.cache import cached
-from meta_lightning.data.download import fetch
+from meta_lightning.data.download import default_root, fetch
 from meta_lightning.data.readers.archives import read_pictures
 from meta_lightning.data.readers.pictures import PictureReader, Pictures
 from meta_lightning.data.sources.base import Family, Source
+from meta_lightning.data.sources.division import published_split
 from meta_lightning.data.sources.images import LabelledImages, Rotations
 from meta_lightning.data.sources.overlap import check_disjoint
 from meta_lightning.errors import ConfigError
@@ -25,6 +24,8 @@ _MD5 = {
     "images_evaluation.zip": "6b91aef0f799c5bb55b94e3f2daec811",
 }
 _RANDOM_SPLIT: dict[Split, int] = {"train": 1100, "val": 100, "test": 423}
+# The folder of the 30 background alphabets, and how many of them are for validation. The other 20 are for testing.
+_BACKGROUND, _VAL_ALPHABETS = "images_background", 5
 
 
 class Omniglot(Source):
@@ -36,8 +37,10 @@ class Omniglot(Source):
         download: Download the archives that ``root`` lacks, and verify by their MD5 that both are the official ones.
             Without it, the archives in ``root`` are not verified.
         split: ``vinyals`` is the fixed split of Vinyals et al. 2016 (1028 / 172 / 423 characters). ``random`` draws
-            1100 / 100 / 423 characters, as in the MAML paper.
-        split_seed: Seed of the random split.
+            1100 / 100 / 423 characters, as in the MAML paper. ``lake`` is the division of Lake et al. 2015, in which no
+            alphabet is in two splits: the 964 characters of 30 background alphabets, of which 5 are drawn for
+            validation, and the 659 characters of 20 evaluation alphabets for testing.
+        split_seed: Seed of the draw of ``random`` and ``lake``.
         rotations: See `LabelledImages`.
         image_size: Height and width that the 105x105 drawings are resized to.
 
@@ -56,12 +59,12 @@ class Omniglot(Source):
         self,
         root: str | None = None,
         download: bool = False,
-        split: Literal["vinyals", "random"] = "vinyals",
+        split: Literal["vinyals", "random", "lake"] = "vinyals",
         split_seed: int = 0,
         rotations: Rotations = "per_task",
         image_size: int = 28,
     ) -> None:
-        self._root = Path(root) if root else _default_root()
+        self._root = Path(root) if root else default_root("omniglot")
         self._download = download
         self._split = split
         self._split_seed = split_seed
@@ -92,7 +95,7 @@ class Omniglot(Source):
 
     def fingerprint(self) -> str:
         """The checksum of the archives, the image size, the split and the rotations."""
-        split = f"{self._split} {self._split_seed}" if self._split == "random" else self._split
+        split = self._split if self._split == "vinyals" else f"{self._split} {self._split_seed}"
         return f"omniglot {self._checksum} {self._reader.image_size}px {split} {self._rotations}"
 
     def constants(self) -> dict[str, Any]:
@@ -132,8 +135,9 @@ class Omniglot(Source):
 
     def _members(self, names: list[str]) -> dict[Split, list[str]]:
         if self._split == "vinyals":
-            lists = resources.files("meta_lightning.data.sources") / "splits" / "omniglot_vinyals"
-            return {split: (lists / f"{split}.txt").read_text().split() for split in _RANDOM_SPLIT}
+            return published_split("omniglot_vinyals")
+        if self._split == "lake":
+            return _by_alphabet(names, self._split_seed)
         if len(names) != sum(_RANDOM_SPLIT.values()):
             raise ConfigError(
                 f"{self._root} has {len(names)} characters; expected the {sum(_RANDOM_SPLIT.values())} of the official "
@@ -147,6 +151,14 @@ class Omniglot(Source):
         return members
 
 
-def _default_root() -> Path:
-    data_folder = os.environ.get("META_LIGHTNING_DATA")
-    return Path(data_folder) / "omniglot" if data_folder else Path("data/omniglot")
+def _by_alphabet(names: list[str], seed: int) -> dict[Split, list[str]]:
+    """The division of Lake et al. 2015, with some background alphabets for validation."""
+    alphabet = {name: name.rpartition("/")[0] for name in names}
+    background = sorted({of for of in alphabet.values() if of.startswith(_BACKGROUND)})
+    order = random.choose(random.key(seed), len(background), len(background)).tolist()
+    val = {background[number] for number in order[:_VAL_ALPHABETS]}
+    return {
+        "train": [name for name in names if alphabet[name] in background and alphabet[name] not in val],
+        "val": [name for name in names if alphabet[name] in val],
+        "test": [name for name in names if alphabet[name] not in background],
+    }
