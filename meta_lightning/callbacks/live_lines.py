@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 from rich.console import Console, RenderableType
 from rich.control import Control
-from rich.segment import ControlType
+from rich.segment import ControlType, SegmentLines
 
 # Seconds after which a line that was never ended, such as the prompt of a debugger, is taken as finished.
 _UNFINISHED_LINE_S = 1.0
@@ -55,11 +55,11 @@ class LiveLines:
                 self._stream.write("\n")
                 self._written = 0.0
             options = self._console.options.update(width=max(self._console.width - 1, 1))
-            height = len(self._console.render_lines(content, options, pad=False))
+            rendered = self._console.render_lines(content, options, pad=False)
             with self._console:  # writes at its end, at once
                 self._erase()
-                self._console.print(content, width=options.max_width)
-            self._height = height
+                self._console.print(SegmentLines(rendered, new_lines=True), end="")
+            self._height = len(rendered)
 
     def hide(self) -> None:
         """Removes the lines until `draw` is called again."""

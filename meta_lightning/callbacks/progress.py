@@ -19,8 +19,10 @@ from meta_lightning.engine.trainer_parts import callbacks_of, log_interval
 from meta_lightning.functional.task_kind import direction, metric_text
 from meta_lightning.types import Task
 
-# Seconds between two updates. A small net takes thousands of meta-steps a second.
-_INTERVAL = 0.2
+# The least seconds between two updates, and the largest share of the time that they take: a small net takes thousands
+# of meta-steps a second, and laying out text takes milliseconds.
+_INTERVAL = 0.25
+_SHARE = 0.005
 _SMOOTHING = 0.2  # the weight of the newest measurement of the speed
 
 
@@ -53,7 +55,7 @@ class MetaStepProgress(ProgressBar):
         super().__init__()
         self._enabled = True
         self._shown: LiveLines | None = None
-        self._drawn = 0.0
+        self._next_draw = 0.0
         self._metrics: dict[str, float] = {}
         self._metrics_at = -1
         self._best: _Best | None = None
@@ -95,7 +97,7 @@ class MetaStepProgress(ProgressBar):
         super().setup(trainer, pl_module, stage)
         self._metrics, self._metrics_at, self._best, self._evaluation = {}, -1, None, None
         self._began = self._mark = None
-        self._tasks_per_second = self._drawn = 0.0
+        self._tasks_per_second = self._next_draw = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Finds the best validation of a run that is resumed."""
@@ -118,7 +120,7 @@ class MetaStepProgress(ProgressBar):
         if self._began is None:  # not at the start: the first meta-step may compile
             self._began = now, trainer.global_step
             self._tasks = len(batch.index) * trainer.world_size if isinstance(batch, Task) else 0
-        if now - self._drawn < _INTERVAL or not self._lines.is_possible:
+        if now < self._next_draw or not self._lines.is_possible:
             return
         self._measure_speed(trainer)
         self._draw()
@@ -201,7 +203,7 @@ class MetaStepProgress(ProgressBar):
         if self._evaluation is not None:
             title, began, done, total = self._evaluation
             self._evaluation = title, began, done + 1, total
-        if time.monotonic() - self._drawn >= _INTERVAL:
+        if time.monotonic() >= self._next_draw:
             self._draw()
 
     def _measure_speed(self, trainer: Trainer) -> None:
@@ -226,9 +228,11 @@ class MetaStepProgress(ProgressBar):
             self._best = _Best(monitor, new, trainer.global_step)
 
     def _draw(self) -> None:
-        self._drawn = time.monotonic()
+        began = time.monotonic()
         if self._enabled and self._lines.is_possible:
             self._lines.draw(self._content())
+        now = time.monotonic()
+        self._next_draw = now + max(_INTERVAL, (now - began) / _SHARE)
 
     def _content(self) -> RenderableType:
         grid = Table.grid(padding=(0, 1), expand=True)
@@ -239,9 +243,7 @@ class MetaStepProgress(ProgressBar):
             step, total = self.trainer.global_step, self.total_train_batches
             bar = Bar(total if math.isfinite(total) else None, step)
             grid.add_row("Meta-steps", bar, self._steps_text(), self._time_left())
-            rows.append(
-                Text("  ".join(figure.replace(" ", "\N{NO-BREAK SPACE}") for figure in self._figures(time=False)))
-            )
+            rows.append(Text("  ".join(self._figures(time=False))))
         if self._evaluation is not None:
             title, began, done, total = self._evaluation
             left = _time_text((time.monotonic() - began) / done * (total - done)) if done else ""

@@ -55,11 +55,13 @@ from meta_lightning.runs.changes import keep_config
 from meta_lightning.runs.checkpoint import Checkpoint, TrainingRecord
 from meta_lightning.runs.folders import (
     Runs,
+    choose_folder,
     claim_version,
     find_checkpoints,
     folder_of,
     folder_of_process,
     locked_run,
+    needs_folder,
     run_folder,
     version_number,
 )
@@ -272,7 +274,10 @@ class MetaCLI(SeamedCLI):
     def _check_inputs(self) -> None:
         """Checks the model, data and checkpoint, then creates a run folder or selects that of the checkpoint."""
         path, loggers = self._settings.ckpt_path, folder_loggers(self.trainer.loggers)
+        runs = Runs.of(self._settings.trainer) if needs_folder(self.trainer) else None
         if self._version is not None:
+            if runs is not None:
+                choose_folder(self.trainer, runs.folder / f"version_{self._version}")
             for logger in loggers:  # events and report go on in the run that the checkpoint is from
                 set_version(logger, self._version)
         unnumbered = [logger for logger in loggers if given_version(logger) is None]
@@ -286,6 +291,12 @@ class MetaCLI(SeamedCLI):
             version = chosen[0] if chosen else claim_version([Path(logger.root_dir) for logger in unnumbered])
             for logger in unnumbered:
                 set_version(logger, version)
+        if runs is not None and self._version is None:
+            numbered = [logger.log_dir for logger in loggers]
+            choose_folder(
+                self.trainer,
+                Path(numbered[0]) if numbered else runs.folder / f"version_{claim_version([runs.folder])}",
+            )
         if self.subcommand == "fit":
             self._held.enter_context(locked_run(folder_of_process(self.trainer)))
         for logger in loggers:

@@ -4,17 +4,22 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from meta_lightning.console import notify
+from meta_lightning.engine.recipes import import_class
 from meta_lightning.errors import ConfigError
 from meta_lightning.files import hold_lock, is_file
+from meta_lightning.runs.lightning_seams import FolderLogger
 
 CONFIG = "config.yaml"
 _LOCK = ".lock"
+_CHOSEN: WeakKeyDictionary[Trainer, Path] = WeakKeyDictionary()
 
 
 def version_number(folder: Path) -> int:
@@ -38,8 +43,23 @@ def folder_of(trainer: Trainer) -> Path:
     return folder
 
 
+def choose_folder(trainer: Trainer, folder: Path) -> None:
+    """Sets the folder of a run whose loggers have none of their own, and puts its checkpoints there."""
+    _CHOSEN[trainer] = folder
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+            callback.dirpath = str(folder / "checkpoints")
+
+
+def needs_folder(trainer: Trainer) -> bool:
+    """Whether a folder has to be chosen: the first logger is one, such as that of Weights & Biases, without one."""
+    return bool(trainer.loggers) and not isinstance(trainer.loggers[0], FolderLogger)
+
+
 def folder_of_process(trainer: Trainer) -> Path:
     """The folder of a trainer's run as this process alone sees it, which is right for the first process."""
+    if trainer in _CHOSEN:
+        return _CHOSEN[trainer]
     root = Path(trainer.default_root_dir)
     root = Path() if root == Path.cwd() else root
     if not trainer.loggers:
@@ -64,14 +84,22 @@ class Runs(NamedTuple):
 
     @classmethod
     def of(cls, trainer: Namespace) -> "Runs":
-        """The runs of a trainer with these settings."""
+        """The runs of a trainer with these settings: those of the first logger that numbers its runs in a folder.
+
+        Another logger, such as that of Weights & Biases, gets such a folder too: that of its project.
+        """
         root, logger = Path(trainer.get("default_root_dir") or "."), trainer.get("logger")
-        logger = next(iter(logger), False) if isinstance(logger, list) else logger
+        if isinstance(logger, list):
+            logger = next(filter(_has_folder, logger), next(iter(logger), False))
         if logger is False:
             return cls(root, only=root)
         if not isinstance(logger, Namespace):  # Lightning's own choice
             return cls(root / "lightning_logs")
         options = logger.get("init_args") or {}
+        if not _has_folder(logger):
+            place = str(options.get("save_dir") or root)
+            project = options.get("project") or options.get("name") or "lightning_logs"
+            return cls((root if "://" in place else Path(place)) / str(project))
         folder = Path(options.get("save_dir") or "logs") / (options.get("name") or "")
         version = options.get("version")
         name = f"version_{version}" if isinstance(version, int) else version
@@ -82,6 +110,14 @@ class Runs(NamedTuple):
         if self.only is not None:
             return [self.only]
         return sorted(self.folder.glob("version_*"), key=version_number, reverse=True)
+
+
+def _has_folder(logger: Any) -> bool:
+    """Whether a logger with these settings numbers its runs in a folder on this machine's disk."""
+    if not isinstance(logger, Namespace) or "://" in str((logger.get("init_args") or {}).get("save_dir")):
+        return False
+    cls = import_class(logger.class_path)
+    return isinstance(cls, type) and issubclass(cls, FolderLogger)
 
 
 def claim_version(roots: Sequence[Path]) -> int:
