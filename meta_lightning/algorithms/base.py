@@ -12,12 +12,14 @@ from lightning.pytorch import Callback
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from meta_lightning.engine import outer_loop, recipes
 from meta_lightning.engine.adaptable import AdaptableModule
 from meta_lightning.engine.compiling import COMPILER, ChunkStep, Compiler, choose_backend, compiled
 from meta_lightning.engine.distributed import average_over_ranks, check_trainer, diverged
-from meta_lightning.engine.evaluation import CurveOf, averages, before_adaptation, measure, predict_one_task_at_a_time
+from meta_lightning.engine.evaluation import averages, before_adaptation, measure
+from meta_lightning.engine.evaluation_plan import CurveOf, EvaluationPlan, make_plan
 from meta_lightning.engine.finite import FiniteEvaluation
 from meta_lightning.engine.prepare_net import prepare_net
 from meta_lightning.engine.run_start import start_run
@@ -132,6 +134,7 @@ class MetaModule(AdaptableModule):
         self.step_seed = torch.initial_seed()
         self.trained_with = {}
         self.compile_in_fit = compile
+        self._plans: dict[Hashable, EvaluationPlan] = {}
 
     @abstractmethod
     def objective(self, params: Params, buffers: Buffers, task: Task, step: Tensor) -> Objective:
@@ -274,7 +277,7 @@ class MetaModule(AdaptableModule):
         before = {}
         if log_now and self.has_inner_loop:
             with differentiable_attention(twice=False):
-                before = before_adaptation(self._curve_of(), self.judge, tasks, self.backend)
+                before = before_adaptation(self._curve(), self.net, self.judge, tasks, self.backend)
         finite, self.stop_agreed = average_over_ranks(
             [*grads.values(), *filter(torch.is_floating_point, changed.values()), *means.values()],
             [*before.values()], self.trainer,
@@ -361,13 +364,22 @@ class MetaModule(AdaptableModule):
         step = torch.full((), self.global_step, device=self.device)
         tasks = self.gather(self.learnable(), dict(self.named_buffers()), tasks, step)
         kind = self.task_kind(tasks.query.y)
-        with differentiable_attention(twice=False):
-            results = measure(self._curve_of(), self.judge, kind, tasks, self.backend, every_step=every_step)
+        with torch.no_grad(), differentiable_attention(twice=False):
+            plan = self._plan_of(tasks)
+            results = measure(self._curve(), self.net, self.judge, kind, tasks, plan, every_step=every_step)
         return {"index": tasks.index, **results}
 
-    def _curve_of(self) -> CurveOf:
-        curve: CurveOf = partial(self.curve, self.learnable(), dict(self.named_buffers()))
-        return predict_one_task_at_a_time(curve, self.net) if self.backend.loop == "split" else curve
+    def _curve(self) -> CurveOf:
+        return partial(self.curve, self.learnable(), dict(self.named_buffers()))
+
+    def _plan_of(self, tasks: Task) -> EvaluationPlan:
+        """How to evaluate tasks of this shape: on the CPU by their sizes, elsewhere as in training."""
+        if self.device.type != "cpu":
+            return EvaluationPlan(self.backend)
+        shapes = (self.backend, *(leaf.shape[1:] for leaf in tree_leaves(tasks) if leaf is not None))
+        if shapes not in self._plans:
+            self._plans[shapes] = make_plan(self._curve(), self.net, self.following, tasks, self.backend)
+        return self._plans[shapes]
 
     def _evaluate_and_log(self, tasks: Task, stage: str) -> Metrics:
         results = self.evaluate(tasks, every_step=stage == "test")

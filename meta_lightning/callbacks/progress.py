@@ -156,6 +156,16 @@ class MetaStepProgress(ProgressBar):
         """Counts a batch."""
         self._count_batch()
 
+    def expect_measurements(self, per_batch: int) -> None:
+        """Counts a batch of a test as so many, because it is measured in several ways."""
+        if self._evaluation is not None:
+            title, began, done, total = self._evaluation
+            self._evaluation = title, began, done, total * per_batch
+
+    def count_measurement(self) -> None:
+        """Counts one measurement of a batch beside the one that Lightning knows of."""
+        self._count_batch()
+
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the line of a prediction."""
         self._begin_evaluation("Prediction", trainer.num_predict_batches)

@@ -3,7 +3,6 @@
 import copy
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from meta_lightning.algorithms.base import MetaModule
+from meta_lightning.callbacks.progress import MetaStepProgress
 from meta_lightning.console import notify, show
 from meta_lightning.engine.finite import not_finite
 from meta_lightning.engine.trainer_parts import is_dry_run
@@ -21,7 +21,7 @@ from meta_lightning.files import check_writable, write_whole
 from meta_lightning.functional import norm
 from meta_lightning.functional.prototypes import nearest_class_mean
 from meta_lightning.functional.task_kind import CLASSIFICATION
-from meta_lightning.functional.tasks import map_tasks
+from meta_lightning.functional.tasks import Backend, map_tasks
 from meta_lightning.reporting.build import CONFIGURED, NEAREST, UNTRAINED, build_report, concatenate_tasks
 from meta_lightning.reporting.model_card import to_card
 from meta_lightning.reporting.report import DEFAULT_NAME, Report, files, to_scalars, to_screen
@@ -36,8 +36,8 @@ class TestReport(Callback):
     """Collects the results of each task, prints them as tables and writes them to the checkpoint's run folder.
 
     Args:
-        all_batch_norms: Evaluate the same weights under the other batch-norm protocols as well. Each protocol takes as
-            long as another test.
+        all_batch_norms: Evaluate the same weights under the other batch-norm protocols as well. ``support_plus_one``
+            takes several times as long as the others.
         baselines: Evaluate baselines without training as well: chance, the untrained net (as long as another test),
             and the nearest class mean of the inputs.
         name: The files' name without folder and extension. The model card is written only with the default name;
@@ -67,7 +67,7 @@ class TestReport(Callback):
         self.report: Report | None = None
         self._untrained: MetaModule | None = None
         self._results: dict[str, list[Metrics]] = {}
-        self._adapting = 0.0
+        self._measuring = 0.0
         self._began = self._started = 0.0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -93,11 +93,14 @@ class TestReport(Callback):
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Resets the results of an earlier test."""
         self._results = {}
-        self._adapting = 0.0
+        self._measuring = 0.0
         if trainer.ckpt_path is None:
             self._untrained = None  # the tested net itself is the initialisation
         if self._untrained is not None:
             self._untrained.to(pl_module.device)
+        assert isinstance(pl_module, MetaModule)
+        if isinstance(progress := trainer.progress_bar_callback, MetaStepProgress):
+            progress.expect_measurements(1 + len(self._protocols(pl_module)) + (self._untrained is not None))
 
     def on_test_batch_start(self, *args: Any, **kwargs: Any) -> None:
         """Starts the clock of the batch."""
@@ -108,25 +111,32 @@ class TestReport(Callback):
     ) -> None:
         """Stores the results on the CPU. The copy waits for the device, so the measured time is complete."""
         self._store(CONFIGURED, outputs)
-        self._adapting += time.perf_counter() - self._started
         assert isinstance(pl_module, MetaModule)
+        progress = trainer.progress_bar_callback
         with trainer.precision_plugin.test_step_context():
             for name, results in self._additional_results(pl_module, batch):
                 self._store(name, results)
+                if name != NEAREST and isinstance(progress, MetaStepProgress):  # the nearest means take no time
+                    progress.count_measurement()
+        self._measuring += time.perf_counter() - self._started
 
     def _store(self, name: str, results: Metrics) -> None:
         self._results.setdefault(name, []).append({key: values.cpu() for key, values in results.items()})
 
+    def _protocols(self, module: MetaModule) -> list[norm.Protocol]:
+        """The other batch-norm protocols to measure."""
+        return norm.alternatives(module.net, module.batch_norm) if self._all_batch_norms else []
+
     def _additional_results(self, module: MetaModule, tasks: Task) -> Iterator[tuple[str, Metrics]]:
         """The results of the other batch-norm protocols and of the baselines on the same tasks."""
-        if self._all_batch_norms:
-            for protocol in norm.alternatives(module.net, module.batch_norm):
-                with _protocol(module, protocol):
-                    yield protocol, module.evaluate(tasks)
+        for protocol in self._protocols(module):
+            with module.following(protocol):
+                results = module.evaluate(tasks)
+            yield protocol, results
         if self._untrained is not None:
             yield UNTRAINED, self._untrained.evaluate(tasks, every_step=False)
         if self._baselines and module.task_kind(tasks.query.y) is CLASSIFICATION and _has_distances(tasks):
-            accuracy = map_tasks(nearest_class_mean, tasks, module.backend)
+            accuracy = map_tasks(nearest_class_mean, tasks, Backend("loop"))
             yield NEAREST, {"index": tasks.index, CLASSIFICATION.metric: accuracy}
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -150,7 +160,7 @@ class TestReport(Callback):
                 notify(f"Warning: the results of {name} in the report are not finite for {name_tasks(tasks)}")
         self.report = build_report(
             trainer, pl_module, results, record,
-            seconds=time.perf_counter() - self._began, adapting=self._adapting * trainer.world_size,
+            seconds=time.perf_counter() - self._began, measuring=self._measuring * trainer.world_size,
         )  # fmt: skip
         show(to_screen(self.report))
         if is_dry_run(trainer):
@@ -196,12 +206,3 @@ def _card(report: Report, module: MetaModule, record: TrainingRecord | None) -> 
         net=f"{module.net}\n{sum(sizes):,} parameters",
         fixed_ways=report.ways if module.net_predicts else None,
     )
-
-
-@contextmanager
-def _protocol(module: MetaModule, protocol: norm.Protocol) -> Iterator[None]:
-    configured, module.batch_norm = module.batch_norm, protocol
-    try:
-        yield
-    finally:
-        module.batch_norm = configured

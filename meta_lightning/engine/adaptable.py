@@ -87,6 +87,15 @@ class AdaptableModule(RestorableModule):
         """
         return None
 
+    @contextmanager
+    def following(self, protocol: norm.Protocol) -> Iterator[None]:
+        """Has the module predict under another batch-norm protocol for a while."""
+        configured, self.batch_norm = self.batch_norm, protocol
+        try:
+            yield
+        finally:
+            self.batch_norm = configured
+
     def predict(self, net_params: Params, task: Task) -> Tensor:
         """The net's predictions for the queries under ``batch_norm``, ``[queries, out]``."""
         batched = self.backend.batched

@@ -1,20 +1,19 @@
 """Measuring tasks along their adaptation, and averaging the metrics for the log."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from meta_lightning.engine.evaluation_plan import CurveOf, EvaluationPlan
 from meta_lightning.functional import norm
 from meta_lightning.functional.adapt import ends
 from meta_lightning.functional.one_task_at_a_time import one_task_at_a_time
 from meta_lightning.functional.task_kind import TaskKind
 from meta_lightning.functional.tasks import Backend, map_tasks
-from meta_lightning.types import Metrics, Params, Prediction, Task
-
-CurveOf = Callable[[Task], Iterator[Prediction]]
-"""Maps one task to its predictions after 0, 1, ... adaptation steps."""
+from meta_lightning.types import Metrics, Params, Task
 
 Judge = Callable[[Params, Tensor, Tensor], Metrics]
 """Maps adapted parameters, the predictions that they made, and targets to scalar metrics."""
@@ -38,22 +37,32 @@ def predict_one_task_at_a_time(curve_of: CurveOf, net: nn.Module) -> CurveOf:
 
 
 def measure(
-    curve_of: CurveOf, judge: Judge, kind: TaskKind, tasks: Task, backend: Backend, *, every_step: bool
+    curve_of: CurveOf,
+    net: nn.Module,
+    judge: Judge,
+    kind: TaskKind,
+    tasks: Task,
+    plan: EvaluationPlan,
+    *,
+    every_step: bool,
 ) -> Metrics:
     """The metrics of each task along its adaptation.
 
     Args:
         curve_of: Adapts to a task and predicts its queries.
+        net: The net that predicts.
         judge: Computes the metrics of predictions.
         kind: The kind of the tasks.
         tasks: A meta-batch, ``[tasks, ...]``.
-        backend: How to map over tasks.
+        plan: How to map over tasks.
         every_step: Measure after every step; otherwise only before the first and after the last.
 
     Returns:
         Each metric, ``[tasks, steps + 1]`` (``[tasks, 2]`` without ``every_step``), and the kind's certainty after the
         last step, ``[tasks, queries]``.
-    """
+    """  # fmt: skip
+    if plan.backend.loop == "split":
+        curve_of = predict_one_task_at_a_time(curve_of, net)
 
     def measure_task(task: Task) -> Metrics:
         curve = curve_of(task)
@@ -63,12 +72,17 @@ def measure(
         stacked = {name: torch.stack([metrics[name] for metrics in judged]) for name in judged[0]}
         return stacked | kind.certainty(predictions[-1], task.query.y)
 
-    results: Metrics = map_tasks(measure_task, tasks, backend)
+    # Under vmap the fused kernels are wrong, see `EpisodeNorm`; of a split, the predictions alone take them.
+    kernels = nullcontext() if plan.backend.batched else norm.fused(net)
+    with kernels, norm.side_by_side(net, plan.side_by_side):
+        results: Metrics = map_tasks(measure_task, tasks, plan.backend)
     return results
 
 
-def before_adaptation(curve_of: CurveOf, judge: Judge, tasks: Task, backend: Backend) -> Metrics:
+def before_adaptation(curve_of: CurveOf, net: nn.Module, judge: Judge, tasks: Task, backend: Backend) -> Metrics:
     """The metrics of a training batch before adaptation, averaged over tasks, under their names in the log."""
+    if backend.loop == "split":
+        curve_of = predict_one_task_at_a_time(curve_of, net)
 
     def measure_task(task: Task) -> Metrics:
         unadapted = next(curve_of(task))

@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from meta_lightning.engine.allocator import keep_freed_memory
+
 Starter = Callable[[Trainer, LightningModule], list[Callback]]
 """Checks a run before anything is written, and returns callbacks to add to it."""
 
@@ -25,4 +27,5 @@ def start_run(module: LightningModule) -> list[Callback]:
     Lightning calls this once for each ``fit``, ``validate`` and ``test``. A method that overrides
     ``configure_callbacks`` returns these callbacks too.
     """
+    keep_freed_memory()
     return [callback for starter in _STARTERS for callback in starter(module.trainer, module)]

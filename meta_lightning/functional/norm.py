@@ -15,8 +15,8 @@ Under the first three protocols running statistics play no part: they mix tasks.
 from __future__ import annotations  # the compiler can't trace a closure's annotations being made
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Literal, Self
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,10 @@ class EpisodeNorm(nn.Module):
 
     Attributes:
         rows: Of how many rows, from the first, the statistics are taken; None for all.
+        groups: How many batches lie side by side, each with its own statistics. Their rows alternate: the first row of
+            each batch, the second row of each, and so on.
+        side_by_side: How many queries ``support_plus_one`` predicts in one forward pass; None for one, under vmap if
+            possible.
         fused: Scale and offset inside of the kernel: fewer passes over memory, but never for second derivatives under
             vmap, which would be wrong.
     """
@@ -50,28 +54,58 @@ class EpisodeNorm(nn.Module):
         self.weight = norm.weight
         self.bias = norm.bias
         self.rows: int | None = None
+        self.groups = 1
+        self.side_by_side: int | None = None
         self.fused = False
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalises ``x`` ``[examples, channels, ...]`` per channel."""
+        if self.groups == 1:
+            return self._normalise(x, self.weight, self.bias)
+        # A channel of one batch is as good as a channel of its own, and the view moves no data.
+        batches = x.reshape(len(x) // self.groups, self.groups * x.shape[1], *x.shape[2:])
+        scales = (
+            None if scale is None else scale.expand(self.groups, -1).reshape(-1) for scale in (self.weight, self.bias)
+        )
+        return self._normalise(batches, *scales).view_as(x)
+
+    def _normalise(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        if self.fused and _sums_are_faster(x):
+            mean, var = _statistics(x[: self.rows])
+            return F.batch_norm(x, mean, var, weight, bias, training=False, eps=self.eps)
         if self.rows is None and self.fused:
-            return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
+            return F.batch_norm(x, None, None, weight, bias, training=True, eps=self.eps)
         if self.rows is None:
             normal = F.batch_norm(x, None, None, training=True, eps=self.eps)
         else:
             # Spelt out: `F.batch_norm` passes no gradient to statistics that are given to it.
             var, mean = torch.var_mean(x[: self.rows], (0, *range(2, x.ndim)), correction=0, keepdim=True)
             normal = (x - mean) * torch.rsqrt(var + self.eps)
-        if self.weight is None:
+        if weight is None or bias is None:
             return normal
         # Outside of the kernel: under vmap, its gradient for the weight takes the statistics for constants, and
         # second derivatives come out wrong without a word (torch 2.13; the same holds for layer and instance norm).
         channels = (1, -1, *[1] * (x.ndim - 2))
-        return normal * self.weight.view(channels) + self.bias.view(channels)
+        return normal * weight.view(channels) + bias.view(channels)
 
     def extra_repr(self) -> str:
         """The width and epsilon, as torch prints its own layers."""
         return f"{len(self.weight) if self.weight is not None else ''}, eps={self.eps}"
+
+
+def _sums_are_faster(x: Tensor) -> bool:
+    """Whether torch's kernel for statistics, which sums one number after the other in doubles, can be avoided."""
+    several = x.numel() > x.shape[1]  # the kernel refuses one value per channel
+    plain = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
+    return plain and several and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
+def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance per channel, by vectorised sums over the inner dimensions first."""
+    x = x.flatten(2) if x.ndim > 2 else x[:, :, None]
+    count = x.shape[0] * x.shape[2]
+    mean = x.sum(2).sum(0) / count
+    return mean, (x - mean[:, None]).square().sum(2).sum(0) / count
 
 
 class _FixedStatistics(_BatchNorm):
@@ -137,16 +171,22 @@ def apply_protocol(net: nn.Module, protocol: Protocol) -> tuple[list[str], list[
 
 
 @contextmanager
-def statistics_of_first(net: nn.Module, rows: int) -> Iterator[None]:
-    """Has a net's layers take their statistics of the first rows of each forward pass for a while."""
+def _layers_with(net: nn.Module, **attributes: Any) -> Iterator[None]:
+    """Sets attributes of a net's layers for a while."""
     layers = [module for module in net.modules() if isinstance(module, EpisodeNorm)]
-    for layer in layers:
-        layer.rows = rows
+    earlier = [{name: getattr(layer, name) for name in attributes} for layer in layers]
     try:
+        for layer in layers:
+            vars(layer).update(attributes)
         yield
     finally:
-        for layer in layers:
-            layer.rows = None
+        for layer, values in zip(layers, earlier, strict=True):
+            vars(layer).update(values)
+
+
+def statistics_of_first(net: nn.Module, rows: int) -> AbstractContextManager[None]:
+    """Has a net's layers take their statistics of the first rows of each forward pass for a while."""
+    return _layers_with(net, rows=rows)
 
 
 def fuse(net: nn.Module, *, on: bool) -> None:
@@ -156,14 +196,22 @@ def fuse(net: nn.Module, *, on: bool) -> None:
             module.fused = on
 
 
-@contextmanager
-def fused(net: nn.Module) -> Iterator[None]:
+def fused(net: nn.Module) -> AbstractContextManager[None]:
     """Has a net's layers take the fused kernel for a while."""
-    fuse(net, on=True)
-    try:
-        yield
-    finally:
-        fuse(net, on=False)
+    return _layers_with(net, fused=True)
+
+
+def side_by_side(net: nn.Module, queries: int | None) -> AbstractContextManager[None]:
+    """Has ``support_plus_one`` predict several queries in one forward pass for a while, outside of vmap over tasks.
+
+    The support set is in the pass once for each query, and every layer of batch norm computes the statistics of each
+    query with its support set. No other layer of the net may let examples depend on each other.
+
+    Args:
+        net: The net, prepared by `apply_protocol`.
+        queries: How many queries at most; None for one, as in training.
+    """
+    return _layers_with(net, side_by_side=queries)
 
 
 def predict(
@@ -226,10 +274,25 @@ def predict_jointly(
     def alone(one: Inputs) -> Tensor:
         return together(tree_map(lambda tensor: tensor[None], one))[0]
 
+    def several(queries: Inputs) -> Tensor:
+        groups = count_examples(queries)
+        repeated = tree_map(lambda tensor: tensor.repeat_interleave(groups, 0), support)
+        with _layers_with(net, groups=groups):
+            out = call(net, params, concatenate(repeated, queries))
+        out = out.reshape(shots + 1, groups, *out.shape[1:])
+        return torch.cat([read(out[:shots, group], out[shots:, group]) for group in range(groups)])
+
+    if at_once := _queries_side_by_side(net):
+        parts = range(0, count_examples(query), at_once)
+        return torch.cat([several(select(query, slice(start, start + at_once))) for start in parts])
     if batched:
         return vmap(alone, randomness="different")(query)
     rows = [slice(number, number + 1) for number in range(count_examples(query))]
     return torch.cat([together(select(query, row)) for row in rows])
+
+
+def _queries_side_by_side(net: nn.Module) -> int | None:
+    return next((module.side_by_side for module in net.modules() if isinstance(module, EpisodeNorm)), None)
 
 
 def has_norm(net: nn.Module) -> bool:

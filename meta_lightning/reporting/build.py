@@ -46,7 +46,7 @@ def build_report(
     record: TrainingRecord | None,
     *,
     seconds: float,
-    adapting: float,
+    measuring: float,
 ) -> Report:
     """Builds the report of a test.
 
@@ -57,7 +57,7 @@ def build_report(
             and the baselines.
         record: The training that the weights went through; None for an untrained net.
         seconds: The time that the whole test took.
-        adapting: The time that `CONFIGURED` took, summed over processes.
+        measuring: The time that all measurements took, summed over processes.
     """
     data = datamodule_of(trainer)
     assert isinstance(data, EpisodicDataModule)
@@ -79,7 +79,7 @@ def build_report(
         ci95=overall.ci95,
         per_step=overall.per_step,
         episode_hash=data.episode_hash("test", len(last_step)),
-        seconds_per_task=adapting / len(last_step),
+        seconds_per_task=measuring / len(last_step),
         seconds=seconds,
         versions={"meta_lightning": __version__, "torch": str(torch.__version__), "lightning": lightning_version},
         source=data.source.fingerprint(),

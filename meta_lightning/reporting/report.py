@@ -40,7 +40,8 @@ class Report:
         ci95: Half the width of the 95 % interval of ``mean`` over tasks.
         per_step: The metric after 0, 1, ... adaptation steps.
         episode_hash: A hash of the episodes. Results with the same hash are of the same tasks.
-        seconds_per_task: The time of adaptation and prediction under ``batch_norm`` alone, in seconds.
+        seconds_per_task: The time of all measurements of a task, in seconds: adaptation and prediction, under the other
+            protocols too, and the baselines.
         seconds: The time of the whole test: data, adaptation, the other protocols and the baselines.
         versions: The versions of the software.
         source: The fingerprint of the data that was tested on.
@@ -239,6 +240,6 @@ def circumstances(report: Report) -> dict[str, str]:
         lines["expected calibration error"] = f"{report.calibration_error:.2%}"
     return lines | {
         "checkpoint": report.checkpoint,
-        "the whole test": f"{report.seconds:.3g} s, with the data, other protocols and baselines",
-        "adapting and predicting": f"{report.seconds_per_task:.2g} s a task, as configured alone",
+        "the whole test": f"{report.seconds:.3g} s, with the data",
+        "adapting and predicting": f"{report.seconds_per_task:.2g} s a task, with other protocols and baselines",
     }

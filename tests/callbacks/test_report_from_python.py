@@ -7,7 +7,7 @@ from lightning.pytorch import Trainer
 from torch import nn
 
 from meta_lightning import MAMLModule, load_run
-from meta_lightning.callbacks import Checkpoints, TestReport, test_report
+from meta_lightning.callbacks import Checkpoints, MetaStepProgress, TestReport, test_report
 from meta_lightning.data import EpisodicDataModule, Sinusoid
 from meta_lightning.functional import norm
 from meta_lightning.nets import MLP
@@ -147,6 +147,40 @@ def test_the_time_is_that_of_the_whole_test(monkeypatch: pytest.MonkeyPatch) -> 
     report = measured(trainer(), module(), data(eval_batch_size=1))
     assert report.seconds > 0.4
     assert report.seconds_per_task * 4 < report.seconds
+
+
+def test_the_progress_counts_the_other_protocols_and_the_untrained_net() -> None:
+    class Counts(MetaStepProgress):
+        def on_test_end(self, *_: object) -> None:
+            assert self._evaluation is not None
+            _, _, done, total = self._evaluation
+            counts.append((done, total))
+
+    counts: list[tuple[int, float]] = []
+    net = nn.Sequential(nn.Linear(1, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+    trained = MAMLModule(net, inner_steps=1)
+    trainer().fit(trained, data())
+    for callbacks, measurements in (([], 1), ([TestReport(baselines=False)], 3), ([TestReport()], 4)):
+        running = Trainer(callbacks=[Counts(), Checkpoints(), *callbacks], **{**QUIET, "enable_progress_bar": True})
+        net = nn.Sequential(nn.Linear(1, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+        fresh = MAMLModule(net, inner_steps=1)
+        running.test(fresh, data(eval_batch_size=1), ckpt_path="checkpoints/last.ckpt", verbose=False)
+        assert counts.pop() == (4 * measurements, 4 * measurements)
+
+
+def test_the_time_per_task_is_that_of_all_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
+    import time
+
+    evaluate = MAMLModule.evaluate
+
+    def slowly(self: MAMLModule, *arguments: object, **options: object) -> object:
+        time.sleep(0.1)
+        return evaluate(self, *arguments, **options)
+
+    monkeypatch.setattr(MAMLModule, "evaluate", slowly)
+    net = nn.Sequential(nn.Linear(1, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+    report = measured(trainer(), MAMLModule(net, inner_steps=1), data(eval_batch_size=1))
+    assert 0.3 < report.seconds_per_task < report.seconds / 4
 
 
 def test_the_folder_of_the_checkpoint_is_tried_before_the_test(monkeypatch: pytest.MonkeyPatch) -> None:

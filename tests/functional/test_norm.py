@@ -1,6 +1,7 @@
 """Batch-norm protocols against torch's own layers, loops over queries and finite differences."""
 
 import copy
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
@@ -9,7 +10,7 @@ from torch import nn
 from torch.func import grad, vmap
 from torch.nn import functional as F
 
-from meta_lightning.functional.norm import EpisodeNorm, apply_protocol, predict
+from meta_lightning.functional.norm import EpisodeNorm, apply_protocol, fused, predict, side_by_side
 
 PROTOCOLS = ["transductive", "inductive", "support_plus_one"]
 
@@ -114,6 +115,33 @@ def test_support_plus_one_equals_a_loop_over_queries(task, batched):
     expected = torch.stack([net(torch.cat([support, one[None]]))[-1] for one in query])
     found = predict(converted(net), {}, support, query, "support_plus_one", batched=batched)
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("kernels", [lambda _: nullcontext(), fused], ids=["plain", "fused"])
+@pytest.mark.parametrize("at_once", [1, 2, 3, 7])
+def test_queries_side_by_side_equal_a_loop_over_queries(task, at_once, kernels, affine):
+    support, query = task
+    net = small_net()
+    if not affine:
+        net[1] = nn.BatchNorm2d(3, affine=False, track_running_stats=False)
+    ours = converted(net)
+    for gradients in (torch.enable_grad, torch.no_grad):
+        expected = torch.stack([net(torch.cat([support, one[None]]))[-1] for one in query])
+        with gradients(), side_by_side(ours, at_once), kernels(ours):
+            found = predict(ours, {}, support, query, "support_plus_one")
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_sums_give_what_torchs_kernel_gives(task, protocol, dtype):
+    support, query = (1000 + tensor.to(dtype) for tensor in task)  # a mean far from 0
+    ours = converted(small_net()).to(dtype)
+    slow = predict(ours, {}, support, query, protocol)
+    with torch.no_grad(), fused(ours):
+        fast = predict(ours, {}, support, query, protocol)
+    torch.testing.assert_close(fast, slow, **({"rtol": 1e-3, "atol": 1e-3} if dtype == torch.float32 else {}))
 
 
 @pytest.mark.parametrize(("protocol", "depends"), [*zip(PROTOCOLS, [True, False, False], strict=True)])

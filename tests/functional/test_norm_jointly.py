@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.func import functional_call, grad, vmap
 
-from meta_lightning.functional.norm import apply_protocol, predict_jointly
+from meta_lightning.functional.norm import apply_protocol, predict_jointly, side_by_side
 from meta_lightning.functional.prototypes import nearness, prototypes
 
 PROTOCOLS = ["transductive", "inductive", "support_plus_one"]
@@ -104,6 +104,14 @@ def test_the_protocols_differ(net, params, task):
     found = [predict_jointly(converted(net), params, *task, protocol, read) for protocol in PROTOCOLS]
     for one, other in pairwise([*found, found[0]]):
         assert not torch.allclose(one, other, rtol=1e-2)
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3])
+def test_queries_side_by_side_equal_a_version_by_hand(net, params, task, at_once):
+    ours = converted(net)
+    with side_by_side(ours, at_once):
+        found = predict_jointly(ours, params, *task, "support_plus_one", read)
+    torch.testing.assert_close(found, support_plus_one_by_hand(net, params, *task))
 
 
 @pytest.mark.parametrize("batched", [True, False])
