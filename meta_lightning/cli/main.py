@@ -6,18 +6,21 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from inspect import signature
 
-from jsonargparse import ArgumentError, auto_cli
+from jsonargparse import ArgumentError, ArgumentParser
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from meta_lightning.callbacks.calm import hide_warnings
 from meta_lightning.cli.app import MetaCLI
 from meta_lightning.cli.help import SHORT_NAMES
 from meta_lightning.cli.parser_errors import explain, explain_system_error
+from meta_lightning.cli.yaml_checks import check_yaml
 from meta_lightning.commands import COMMANDS
 from meta_lightning.console import complain
 from meta_lightning.engine.user_code import explain_user_error, point_to_cause
 from meta_lightning.errors import ConfigError, DivergedError, NotFiniteError
+from meta_lightning.files import is_file
 
 # Warnings about calls inside the parser or to it, which users can't act on.
 _HIDDEN_WARNINGS = (
@@ -92,10 +95,16 @@ def _run(arguments: list[str]) -> None:
     if command is None or command.needs != "nothing":
         MetaCLI(arguments)
         return
+    parser = ArgumentParser(exit_on_error=False, prog=f"meta-lightning {name}", description=command.summary)
+    parser.add_function_arguments(command.function, as_positional=True)
     try:
-        auto_cli(command.function, args=arguments[1:], exit_on_error=False, prog=f"meta-lightning {name}")
+        given = parser.parse_args(arguments[1:]).as_dict()
     except ArgumentError as error:
-        raise ConfigError(f"{name}: {explain(str(error), (), SHORT_NAMES, COMMANDS)}") from error
+        text = explain(str(error), signature(command.function).parameters, SHORT_NAMES, COMMANDS)
+        raise ConfigError(f"{name}: {text.removesuffix(' or in --config')}") from error
+    if (config := given.get("config")) is not None and is_file(config):
+        check_yaml(config)
+    command.function(**given)
 
 
 def console() -> None:

@@ -3,9 +3,11 @@
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
+from meta_lightning.commands.adapt import adapt
 from meta_lightning.commands.benchmark import run_benchmark
 from meta_lightning.commands.compare import compare_reports
 from meta_lightning.commands.episodes import write_episodes
+from meta_lightning.commands.predict import predict
 from meta_lightning.commands.trainer import MetaTrainer
 
 
@@ -34,6 +36,8 @@ COMMANDS: dict[str, Command] = {
     "fit": Command(MetaTrainer.fit, "checkpoint", "Train, or resume a run with --ckpt_path last.", _LOADERS),
     "validate": Command(MetaTrainer.validate, "checkpoint", "Measure a checkpoint on validation episodes.", _LOADERS),
     "test": Command(MetaTrainer.test, "checkpoint", "Measure checkpoints on test episodes; write a report.", _LOADERS),
+    "adapt": Command(adapt, "nothing", "Adapt a trained run to a support set; write a file to predict with."),
+    "predict": Command(predict, "nothing", "Predict new inputs with an adapted file."),
     "compare": Command(compare_reports, "nothing", "Compare two test reports task by task."),
     "episodes": Command(write_episodes, "config", "Write the evaluation episodes to a file that can be replayed."),
     "benchmark": Command(run_benchmark, "config", "Time all settings of the task loop on this machine."),

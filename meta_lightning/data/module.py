@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
+from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader
 
 from meta_lightning.data.episodes import MetaBatches, ResumingSampler, check_episodes, describe, draw, replay
@@ -18,13 +19,17 @@ from meta_lightning.data.separation import check_separation
 from meta_lightning.data.sources.base import Family, Source
 from meta_lightning.errors import ConfigError
 from meta_lightning.files import one_at_a_time
-from meta_lightning.types import SPLITS, EpisodeShape, Examples, Split, Task
+from meta_lightning.functional.inputs import summaries
+from meta_lightning.types import SPLITS, EpisodeShape, Examples, Inputs, Split, Task
 
 # The length of an epoch, in meta-steps, if ``max_steps`` does not limit training.
 _UNLIMITED_STEPS = 10**9
 
 # More workers per CPU would only wait for each other; thousands of them stop the machine.
 _WORKERS_PER_CPU = 4
+
+# The training tasks whose inputs are summarised.
+_SUMMARISED = 8
 
 _OF_A_FAMILY = ("check", "draw", "describe", "rebuild", "to", "preprocess")
 
@@ -236,6 +241,13 @@ class EpisodicDataModule(LightningDataModule):
         return self.on_after_batch_transfer(
             draw(self._family("train"), self.seed, "train", shape, torch.arange(tasks)), 0
         )
+
+    @cached_property
+    def input_summaries(self) -> dict[str, dict[str, Any]]:
+        """What the inputs of some training tasks look like to a net; checkpoints keep it, to compare new inputs."""
+        task = self.small_sample(_SUMMARISED)
+        x: Inputs = tree_map(lambda tensor: tensor.flatten(0, 1), task.support.x)
+        return {name: summary._asdict() for name, summary in summaries(x).items()}
 
     def episode_hash(self, split: Split, tasks: int | None = None) -> str:
         """The hash of a split's first ``tasks`` evaluation episodes, by default of all; see `manifest.episode_hash`."""

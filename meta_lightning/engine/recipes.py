@@ -134,7 +134,7 @@ def build(recipe: Recipe, base: type[T], overrides: Mapping[str, Any] | None = N
     # The base class itself need not be importable: it may be defined inside of a function.
     is_base = recipe["class_path"] == dotted_path(base)
     cls = base if is_base else import_class(recipe["class_path"])
-    if not issubclass(cls, base):
+    if not (isinstance(cls, type) and issubclass(cls, base)):
         raise ConfigError(f"{recipe['class_path']} is not a {base.__name__}; expected a class derived from it")
     init_args = {name: value for name, value in recipe.get("init_args", {}).items() if name not in overrides}
     key = "data" if issubclass(cls, LightningDataModule) else "model"
@@ -146,7 +146,8 @@ def build(recipe: Recipe, base: type[T], overrides: Mapping[str, Any] | None = N
     except (ArgumentError, ValueError) as error:
         raise ConfigError(f"{recipe['class_path']} can't be built again: {first_line(error)}") from error
     built = instantiate(parser, given)
-    arguments = vars(built.object) if "object" in built else {}
+    # Its `vars` have other names for arguments such as `values`, which are its methods.
+    arguments = dict(built.object.items(branches=True, nested=False)) if "object" in built else {}
     return cls(**arguments, **recipe.get("dict_kwargs", {}), **overrides)
 
 
@@ -156,9 +157,12 @@ def entries(module: Any) -> dict[str, Any]:
     Args:
         module: A `MetaModule` that is attached to its trainer.
     """
-    parts = {"model": module.recipe, "data": getattr(module.trainer.datamodule, "recipe", None)}
+    data = module.trainer.datamodule
+    parts = {"model": module.recipe, "data": getattr(data, "recipe", None)}
     known = {part: recipe for part, recipe in parts.items() if recipe is not None}
     trained = {} if module.record is None else {"meta_steps": module.record.meta_steps}
+    if hasattr(data, "input_summaries"):
+        trained["inputs"] = data.input_summaries
     return {"algorithm": dotted_path(type(module)), "recipe": known, "max_steps": module.trainer.max_steps, **trained}
 
 
@@ -183,6 +187,7 @@ def restore(base: type[Net], content: Mapping[str, Any], path: object, overrides
             )
         recipe = _recipe_from_settings(base, content, path, overrides)
     module: Any = build(recipe, base, overrides)
+    module.recipe = None if overrides else recipe
     try:
         module.load_state_dict(content["state_dict"])
     except RuntimeError as error:

@@ -20,6 +20,7 @@ class TrainingRecord(NamedTuple):
         data: The data's settings, see `EpisodicDataModule.state_dict`.
         max_steps: ``trainer.max_steps``, -1 for no limit; None if it is unknown.
         path: The checkpoint that the weights were loaded from; None if they changed since, or were never in a file.
+        inputs: What the inputs looked like, see `EpisodicDataModule.input_summaries`; None if it is unknown.
     """
 
     meta_steps: int
@@ -28,6 +29,7 @@ class TrainingRecord(NamedTuple):
     data: dict[str, Any]
     max_steps: int | None = None
     path: str | None = None
+    inputs: dict[str, dict[str, Any]] | None = None
 
     @classmethod
     def read(cls, content: Mapping[str, Any], path: object = None) -> "TrainingRecord":
@@ -42,7 +44,8 @@ class TrainingRecord(NamedTuple):
         steps, settings = content.get("global_step", 0), content.get("settings", {})
         # A module that was trained by several trainers has taken more steps than the last trainer counts.
         taken = content.get("meta_steps", steps)
-        return cls(taken, seed, settings, data, content.get("max_steps"), None if path is None else str(path))
+        source = None if path is None else str(path)
+        return cls(taken, seed, settings, data, content.get("max_steps"), source, content.get("inputs"))
 
     def changes(self, settings: dict[str, Any]) -> list[str]:
         """Describes the settings of the algorithm that differ from those of the training, one line for each.

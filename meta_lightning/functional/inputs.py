@@ -4,7 +4,7 @@ from __future__ import annotations  # the compiler can't trace a closure's annot
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -110,3 +110,62 @@ def select(x: Inputs, rows: Tensor | slice) -> Inputs:
 def select_examples(examples: Examples, rows: Tensor) -> Examples:
     """Some of the examples, with their targets."""
     return Examples(select(examples.x, rows), examples.y[rows])
+
+
+class Summary(NamedTuple):
+    """What inputs look like, as plain data.
+
+    Attributes:
+        shape: The shape of an example.
+        dtype: The type of its numbers, such as ``float32``.
+        mean: The mean of all numbers.
+        deviation: Their standard deviation.
+        spread: The standard deviation of the examples' means.
+        low: The smallest number.
+        high: The largest number.
+
+    Example:
+        >>> pictures = Summary.of(torch.rand(9, 1, 8, 8).round())
+        >>> pictures.problem(Summary.of(1 - torch.rand(9, 1, 8, 8).round())) is None
+        True
+        >>> pictures.problem(Summary.of(255 * torch.rand(9, 1, 8, 8)))
+        'mean 127.88 and deviation 74.78, where those had 0.49 and 0.50'
+    """
+
+    shape: list[int]
+    dtype: str
+    mean: float
+    deviation: float
+    spread: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, x: Tensor) -> Summary:
+        """The summary of examples, ``[examples, *shape]``."""
+        numbers = x.double().flatten(1)
+        means = numbers.mean(1)
+        return cls(
+            [*x.shape[1:]], str(x.dtype).removeprefix("torch."), float(means.mean()), float(numbers.std(correction=0)),
+            float(means.std(correction=0)), float(numbers.min()), float(numbers.max()),
+        )  # fmt: skip
+
+    def problem(self, other: Summary) -> str | None:
+        """How other inputs differ from these by far, in their mean or their range; None if they do not.
+
+        A mean differs if it is farther away than the numbers deviate, and than three times as far as those of single
+        examples do; a range if it is more than four times as wide or as narrow.
+        """
+        if "float" not in self.dtype or self.deviation == 0:
+            return None
+        is_far = abs(other.mean - self.mean) > max(self.deviation, 3 * self.spread)
+        if not is_far and 0.25 <= other.deviation / self.deviation <= 4:
+            return None
+        theirs = f"mean {other.mean:.2f} and deviation {other.deviation:.2f}"
+        return f"{theirs}, where those had {self.mean:.2f} and {self.deviation:.2f}"
+
+
+def summaries(x: Inputs) -> dict[str, Summary]:
+    """The summary of each part of inputs, ``[examples, *shape]``; the only part of a tensor has no name."""
+    parts = x if isinstance(x, dict) else {"": x}
+    return {name: Summary.of(tensor) for name, tensor in parts.items()}

@@ -28,12 +28,13 @@ _TYPES: dict[str, type] = {
     "algorithm": str,
     "recipe": dict,
     "config": dict,
+    "inputs": dict,
     "callbacks": dict,
     "loops": dict,
     "optimizer_states": list,
     "lr_schedulers": list,
 }
-_PLAIN = ("settings", "EpisodicDataModule")
+_PLAIN = ("settings", "EpisodicDataModule", "inputs")
 
 
 @dataclass(frozen=True)
@@ -56,19 +57,7 @@ class Checkpoint:
             ConfigError: If the file is truncated or damaged, is not a checkpoint, holds anything but plain data and
                 tensors, or an entry does not have the type that `fit` writes.
         """
-        try:
-            with warnings.catch_warnings(action="ignore"):  # torch warns about some files that it then refuses
-                _check_sums(path)
-                content = torch.load(path, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            raise ConfigError(
-                f"{path} holds more than plain data and tensors, and was not run; expected a checkpoint "
-                "written by this framework: check --ckpt_path"
-            ) from error
-        except Exception as error:  # the unpickler may raise any exception on a damaged file
-            raise ConfigError(
-                f"{path} can't be read ({first_line(error)}); expected a whole checkpoint: check --ckpt_path"
-            ) from error
+        content = read_plain(path, "checkpoint", "--ckpt_path")
         _check_entries(path, content)
         return cls(path, content)
 
@@ -81,6 +70,33 @@ class Checkpoint:
     def record(self) -> TrainingRecord:
         """The training record. Entries that the checkpoint lacks are empty."""
         return TrainingRecord.read(self.content, self.path)
+
+
+def read_plain(path: Path, what: str, key: str) -> Any:
+    """Reads what `torch.save` wrote, without running code from the file.
+
+    Args:
+        path: The file.
+        what: What is expected, for messages.
+        key: The setting that names the file, for messages.
+
+    Raises:
+        ConfigError: If the file is truncated or damaged, or holds anything but plain data and tensors.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"):  # torch warns about some files that it then refuses
+            _check_sums(path)
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        article = "an" if what[0] in "aeiou" else "a"
+        raise ConfigError(
+            f"{path} holds more than plain data and tensors, and was not run; expected {article} {what} written by "
+            f"this framework: check {key}"
+        ) from error
+    except Exception as error:  # the unpickler may raise any exception on a damaged file
+        raise ConfigError(
+            f"{path} can't be read ({first_line(error)}); expected a whole {what}: check {key}"
+        ) from error
 
 
 def _check_entries(path: Path, content: Any) -> None:

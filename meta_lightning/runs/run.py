@@ -9,7 +9,10 @@ from meta_lightning.algorithms import MetaModule
 from meta_lightning.data import EpisodicDataModule
 from meta_lightning.engine import recipes
 from meta_lightning.errors import ConfigError
+from meta_lightning.runs.adapted import adapt_to_files
 from meta_lightning.runs.checkpoint import Checkpoint, TrainingRecord
+from meta_lightning.runs.predictions import Predictions
+from meta_lightning.types import Inputs
 
 
 class Run(NamedTuple):
@@ -29,6 +32,29 @@ class Run(NamedTuple):
     module: MetaModule
     data: EpisodicDataModule
     record: TrainingRecord
+
+    def predict(self, support: str | Path, inputs: str | Path | Inputs, steps: int | None = None) -> Predictions:
+        r"""Adapts to a support set in files, and predicts new inputs.
+
+        Args:
+            support: Class folders, a zip, a CSV file, or whatever else the source of the training reads.
+            inputs: The same without classes; or prepared inputs, ``[inputs, *shape]``.
+            steps: Adaptation steps; None for ``eval_inner_steps``.
+
+        Raises:
+            ConfigError: If the files can't be read, or do not fit the run.
+
+        Example:
+            >>> import tempfile
+            >>> run = load_run("logs/sinusoid/maml/version_0")
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     _ = (Path(folder) / "support.csv").write_text("x,y\n0,1\n1,3\n2,2\n")
+            ...     predictions = run.predict(Path(folder) / "support.csv", torch.tensor([[0.5], [1.5]]))
+            >>> predictions.values.shape
+            torch.Size([2, 1])
+        """
+        adapted, _ = adapt_to_files(self.module, self.record.data.get("constants") or {}, Path(support), steps)
+        return adapted.predict(inputs)
 
 
 def load_run(path: str | Path, device: str | torch.device = "cpu") -> Run:

@@ -190,11 +190,9 @@ def test_a_file_that_is_no_mapping_is_refused(text: str, what: str, capsys: pyte
 
 def test_other_slips_of_the_command_line(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = str(repository / SINUSOID)
-    assert refused([], capsys) == "no command given; expected one of fit, validate, test, compare, episodes, benchmark"
-    assert (
-        refused(["fitt"], capsys)
-        == "there is no command fitt; expected one of fit, validate, test, compare, episodes, benchmark"
-    )
+    commands = "expected one of fit, validate, test, adapt, predict, compare, episodes, benchmark"
+    assert refused([], capsys) == f"no command given; {commands}"
+    assert refused(["fitt"], capsys) == f"there is no command fitt; {commands}"
     assert "File does not exist" in refused(["fit", "--config", "nope.yaml"], capsys)
     assert refused(["fit"], capsys) == "the command line lacks data.source, model; set it there or in --config"
     Path("broken.yaml").write_text("model: [")

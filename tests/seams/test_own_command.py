@@ -56,7 +56,7 @@ def test_every_list_of_commands_has_it(capsys: pytest.CaptureFixture[str]) -> No
     assert "Say a word several times." in printed
     assert "Say what a config is about." in printed
     assert main(["whisper"]) == 2
-    assert "expected one of fit, validate, test, compare, episodes, benchmark, shout, describe" in (
+    assert "expected one of fit, validate, test, adapt, predict, compare, episodes, benchmark, shout, describe" in (
         capsys.readouterr().err
     )
     assert main(["shout", "--times=x", "hey"]) == 2

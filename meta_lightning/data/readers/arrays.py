@@ -12,6 +12,7 @@ from meta_lightning.data.readers.array_files import ArrayFiles, Place, read_clas
 from meta_lightning.data.readers.base import NewExamples, Reader
 from meta_lightning.data.readers.table import sort_names
 from meta_lightning.errors import ConfigError
+from meta_lightning.types import Inputs
 
 Kind = Literal["bytes", "integers", "floats"]
 
@@ -74,10 +75,13 @@ class ArrayReader(Reader):
         x = x.to(torch.get_default_dtype())
         if not self._means:
             return x
-        mean, deviation = (
-            x.new_tensor(values).view(-1, *[1] * (len(self._shape) - 1)) for values in (self._means, self._deviations)
-        )
+        mean, deviation = self._scale(x)
         return (x - mean) / deviation
+
+    def _scale(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and deviations, to be combined with examples."""
+        shape = (-1, *[1] * (len(self._shape) - 1))
+        return like.new_tensor(self._means).view(shape), like.new_tensor(self._deviations).view(shape)
 
     def read(self, path: Path, *, labelled: bool) -> NewExamples:
         """Reads an npz file or a folder of npy files, without labels also a single npy file.
@@ -96,6 +100,16 @@ class ArrayReader(Reader):
             return NewExamples(self.prepare(x), None, None, ids)
         names, numbers = classes_of(read_classes(files, "y", len(x), "x"))
         return NewExamples(self.prepare(x), torch.from_numpy(numbers), names, ids)
+
+    def pictures(self, x: Inputs) -> Tensor | None:
+        """The bytes that inputs were made from, if these are of the shape of pictures."""
+        if self._kind != "bytes" or len(self._shape) != 3 or self._shape[0] not in (1, 3) or self._as_integers:
+            return None
+        assert isinstance(x, Tensor)
+        if self._means:
+            mean, deviation = self._scale(x)
+            x = x * deviation + mean
+        return x.round().clamp(0, 255).to(torch.uint8)
 
     def _check(self, x: Tensor, place: Place) -> None:
         if [*x.shape[1:]] != self._shape:

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 
@@ -49,6 +49,9 @@ class Reader(ABC):
         tensor([-1.,  0.,  1.])
     """
 
+    id_name: ClassVar[str] = "example"
+    """What an id of `NewExamples` is: the heading of their column in a file of predictions."""
+
     @abstractmethod
     def read(self, path: Path, *, labelled: bool) -> NewExamples:
         """Reads and prepares examples.
@@ -66,6 +69,10 @@ class Reader(ABC):
     def denormalise(self, predictions: Tensor) -> Tensor:
         """Turns predicted values, ``[..., 1]``, into the unit of the targets in the files; logits stay as they are."""
         return predictions
+
+    def pictures(self, x: Inputs) -> Tensor | None:
+        """How inputs look to a person: uint8 ``[examples, 1 or 3, height, width]``; None if they are no pictures."""
+        return None
 
 
 def recipe(reader: type[Reader], **init_args: Any) -> dict[str, Any]:

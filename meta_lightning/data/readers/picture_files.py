@@ -69,6 +69,8 @@ class PictureFiles(NamedTuple):
         """
         if root.is_dir():
             found = _walk(root, key)
+        elif root.suffix.lower() in (".csv", ".tsv", ".npz", ".npy", ".parquet") and root.is_file():
+            raise ConfigError(f"{key}: {root} holds no pictures; expected a folder or a zip with {LAYOUT}")
         elif root.is_file():
             found = _zip_entries(root, key)
         else:

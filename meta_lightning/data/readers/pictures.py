@@ -2,19 +2,23 @@
 
 import io
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, ClassVar, Literal, TypedDict
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from meta_lightning.console import notify, printable
 from meta_lightning.data.readers.base import NewExamples, Reader, recipe
 from meta_lightning.data.readers.picture_files import SUFFIXES, PictureFile, PictureFiles, read_file
+from meta_lightning.data.readers.picture_tables import read_arrays, read_list
+from meta_lightning.data.readers.table import sort_names
 from meta_lightning.errors import ConfigError
+from meta_lightning.types import Inputs
 
 Resize = Literal["stretch", "crop", "pad"]
 """How a picture that is not square becomes square, see `PictureReader`."""
@@ -78,6 +82,8 @@ class PictureReader(Reader):
         True
     """
 
+    id_name: ClassVar[str] = "file"
+
     def __init__(self, image_size: int, channels: int = 3, resize: Resize = "stretch", inverted: bool = False) -> None:
         if not 1 <= image_size <= _MAX_SIDE:
             raise ConfigError(
@@ -106,36 +112,61 @@ class PictureReader(Reader):
         """Reads class folders, or any pictures.
 
         Args:
-            path: A folder or a zip; without labels also a single picture. Labelled pictures lie in a folder for each
-                class. Without labels, folders have no meaning.
+            path: A folder or a zip; a CSV file with the columns ``file`` and ``class``; an npz file of bytes ``x`` and
+                classes ``y``. Without labels also a single picture. Labelled pictures lie in a folder for each class.
+                Without labels, folders have no meaning.
             labelled: Whether to read the classes, too.
 
         Raises:
             ConfigError: If there are no pictures, one does not decode, or one lies in no class folder.
         """
-        key = "--support" if labelled else "--input"
-        if not labelled and path.is_file() and path.suffix.lower() in SUFFIXES:
-            return NewExamples(scaled(self.decode([path])), None, None, [str(path)])
+        key, suffix = "--support" if labelled else "--input", path.suffix.lower()
+        is_file = path.is_file()
+        if is_file and suffix in (".npz", ".npy"):
+            arrays, classes = read_arrays(path, labelled=labelled, key=key)
+            return _examples(scaled(self.decode(arrays)), classes, [*map(str, range(len(arrays)))])
+        if is_file and suffix in (".csv", ".tsv"):
+            listed, classes = read_list(path, labelled=labelled)
+            files = [PictureFile(file, "") for file in listed]
+            return _examples(self._inputs(PictureFiles(path.parent, files, key), files), classes, listed)
+        if not labelled and is_file and suffix in SUFFIXES:
+            alone = PictureFiles(path.parent, [PictureFile(path.name, "")], key)
+            return _examples(self._inputs(alone, alone.files), [], [str(path)])
         pictures = PictureFiles.of(path, key)
         if not labelled:
-            return NewExamples(
-                self._inputs(pictures, pictures.files), None, None, [file.path for file in pictures.files]
-            )
+            return _examples(self._inputs(pictures, pictures.files), [], [file.path for file in pictures.files])
         groups = pictures.by_class()
         if "" not in groups:
             raise ConfigError(
                 f"{key}: {path} has the folders {', '.join(groups)}; expected a folder of pictures for each class: "
                 f"name one of them, such as {path / next(iter(groups))}"
             )
-        names = sorted(groups[""])
-        files = [file for name in names for file in groups[""][name]]
-        labels = [number for number, name in enumerate(names) for _ in groups[""][name]]
-        return NewExamples(self._inputs(pictures, files), torch.tensor(labels), names, [file.path for file in files])
+        files = [file for name in sorted(groups[""]) for file in groups[""][name]]
+        classes = [name for name in sorted(groups[""]) for _ in groups[""][name]]
+        return _examples(self._inputs(pictures, files), classes, [file.path for file in files])
 
     def _inputs(self, pictures: PictureFiles, files: list[PictureFile]) -> Tensor:
+        rows: list[np.ndarray] = []
+        small: list[str] = []
         with quiet():
-            rows = [self.decode_bytes(pictures.read(file.path), pictures.label(file.path)) for file in files]
+            for file in files:
+                data, name = pictures.read(file.path), pictures.label(file.path)
+                rows.append(self.decode_bytes(data, name))
+                width, height = Image.open(io.BytesIO(data)).size
+                if min(width, height) < self.image_size:
+                    small.append(f"{printable(name)} ({width}x{height})")
+        if small:
+            notify(
+                f"Note: {len(small)} of {len(files)} pictures are smaller than the {self.image_size}x{self.image_size} "
+                f"of the training and are enlarged, the first {small[0]}; expected larger ones"
+            )
         return scaled(torch.from_numpy(np.stack(rows)))
+
+    def pictures(self, x: Inputs) -> Tensor | None:
+        """The inputs in bytes, ``inverted`` undone."""
+        assert isinstance(x, Tensor)
+        pixels = (x.float() * 255).round().clamp(0, 255).to(torch.uint8)
+        return 255 - pixels if self.inverted else pixels
 
     def decode(self, pictures: Iterable[Path | Image.Image]) -> Tensor:
         """Decodes files or opened pictures.
@@ -227,6 +258,15 @@ class PictureReader(Reader):
         square = Image.new(picture.mode, (self.image_size, self.image_size), "white")
         square.paste(resized, ((self.image_size - size[0]) // 2, (self.image_size - size[1]) // 2))
         return square
+
+
+def _examples(x: Tensor, classes: Sequence[str], ids: list[str]) -> NewExamples:
+    """Examples of these classes; without targets if there are none."""
+    if not classes:
+        return NewExamples(x, None, None, ids)
+    names = sort_names([*classes])
+    numbers = {name: number for number, name in enumerate(names)}
+    return NewExamples(x, torch.tensor([numbers[name] for name in classes]), names, ids)
 
 
 @contextmanager

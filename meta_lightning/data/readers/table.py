@@ -1,7 +1,7 @@
 """Prepares the rows of a user's own table as those of the training were."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -43,6 +43,8 @@ class TableReader(Reader):
         >>> reader.denormalise(new.y)
         tensor([[60.]])
     """
+
+    id_name: ClassVar[str] = "row"
 
     def __init__(
         self,

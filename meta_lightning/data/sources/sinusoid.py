@@ -6,6 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from meta_lightning.data.readers.base import recipe
+from meta_lightning.data.readers.columns import Columns, Scale
+from meta_lightning.data.readers.table import TableReader
 from meta_lightning.data.sources.base import Family, Source
 from meta_lightning.errors import ConfigError
 from meta_lightning.functional import random
@@ -60,6 +63,11 @@ class Sinusoid(Source):
     def fingerprint(self) -> str:
         """The ranges as text."""
         return f"sinusoid amplitude={self._amplitude} phase={self._phase} x={self._x}"
+
+    def constants(self) -> dict[str, Any]:
+        """How points are read: from a CSV file with the columns ``x`` and ``y``."""
+        columns = Columns(["x"], [Scale(0.0, 1.0)], [], [])
+        return {"reader": recipe(TableReader, **TableReader.arguments(columns, "y", Scale(0.0, 1.0), None))}
 
 
 class _Sinusoids:
