@@ -37,6 +37,7 @@ from meta_lightning.cli.settings import (
     check_trainer,
     follow_launcher,
     link_ways,
+    link_widths,
     plain_words,
 )
 from meta_lightning.cli.yaml_checks import check_yaml
@@ -44,7 +45,7 @@ from meta_lightning.commands import COMMANDS, make_trainer_class
 from meta_lightning.console import notify, show
 from meta_lightning.data import EpisodicDataModule
 from meta_lightning.engine.named import check_named
-from meta_lightning.engine.recipes import import_class
+from meta_lightning.engine.recipes import build, import_class
 from meta_lightning.engine.trainer_parts import callbacks_of, is_dry_run
 from meta_lightning.engine.user_code import find_place
 from meta_lightning.errors import ConfigError
@@ -66,7 +67,13 @@ from meta_lightning.runs.folders import (
     version_number,
 )
 from meta_lightning.runs.lightning_seams import folder_loggers, given_version, keep_rows, set_version
+from meta_lightning.types import Task
 from meta_lightning.version import __version__
+
+
+def _data_recipe(settings: dict[str, Any]) -> dict[str, Any]:
+    """How the data are built from the settings of the section ``data``."""
+    return {"class_path": "meta_lightning.EpisodicDataModule", "init_args": settings}
 
 
 class _SaveConfig(SaveConfigCallback):
@@ -190,12 +197,19 @@ class MetaCLI(SeamedCLI):
         if settings.data.seed is None:
             settings.data.seed = int(settings.seed_everything)
         link_ways(settings)
+        link_widths(settings, self._first_task)
         self._version: int | None = None  # of the run that the command goes on in
         self._checkpoints: list[Path] = []
         self._records: list[TrainingRecord] = []
         self._reports: list[Report] = []
         if self._takes_checkpoint:
             self._find_checkpoints()
+
+    def _first_task(self) -> Task:
+        """The first task of the command's data, which are constructed once more."""
+        settings = self.plain_settings(self._settings)["data"]
+        data = build(_data_recipe(settings), EpisodicDataModule)
+        return data.preview(str(self.subcommand) if self._takes_checkpoint else "fit")
 
     def instantiate_classes(self) -> None:
         """Constructs the trainer, the model and the data.
@@ -211,7 +225,7 @@ class MetaCLI(SeamedCLI):
         """Stores how the model and the data are built, for the run's checkpoints; `load_run` builds them again."""
         settings = self.plain_settings(self._settings)
         self.model.recipe = settings["model"]
-        self.datamodule.recipe = {"class_path": "meta_lightning.EpisodicDataModule", "init_args": settings["data"]}
+        self.datamodule.recipe = _data_recipe(settings["data"])
 
     def make_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         """Constructs the trainer.

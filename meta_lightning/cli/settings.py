@@ -1,5 +1,6 @@
 """Rules for settings: values that follow from other keys, and values that are not supported."""
 
+from collections.abc import Callable
 from enum import Enum
 from inspect import Parameter, signature
 from pathlib import Path
@@ -7,11 +8,13 @@ from typing import Any
 
 import yaml
 from jsonargparse import Namespace
+from torch import Tensor
 
 from meta_lightning.engine.launcher import launch_problem, launched
 from meta_lightning.engine.recipes import import_class
 from meta_lightning.engine.supported import precision_problem, strategy_problem
 from meta_lightning.errors import ConfigError
+from meta_lightning.types import Task
 
 
 def check_sections(files: list[Any]) -> None:
@@ -172,6 +175,30 @@ def link_ways(settings: Namespace) -> None:
         raise ConfigError(
             f"data.train_ways is {train_ways}, but data.ways is {ways}: a classifier has one width; make them equal"
         )
+
+
+def link_widths(settings: Namespace, first_task: Callable[[], Task]) -> None:
+    """Sets a net's ``in_features`` and, in regression, its ``out_features`` by the data where they are left open.
+
+    Args:
+        settings: The settings of the command, after `link_ways`.
+        first_task: Returns a meta-batch of one task, preprocessed. It is called only if a width is open.
+    """
+    model = import_class(settings.model.class_path)
+    net = (settings.model.get("init_args") or {}).get("net")
+    options = net.get("init_args") if isinstance(net, Namespace) else None
+    if options is None:
+        return
+    open_widths = [name for name in ("in_features", "out_features") if options.get(name, 0) is None]
+    if not getattr(model, "net_predicts", True) or settings.data.ways is not None:
+        open_widths = [name for name in open_widths if name == "in_features"]
+    if not open_widths:
+        return
+    support = first_task().support
+    if "in_features" in open_widths and isinstance(support.x, Tensor):
+        options.in_features = support.x[0, 0].numel()
+    if "out_features" in open_widths and support.y.is_floating_point():
+        options.out_features = support.y.shape[-1]
 
 
 def check_evaluated(command: str, settings: Namespace) -> None:

@@ -18,6 +18,8 @@ from meta_lightning.data.sources import (
     PictureSource,
     Sinusoid,
     Source,
+    Table,
+    TaskTable,
 )
 from meta_lightning.data.sources.division import divide
 
@@ -39,5 +41,7 @@ __all__ = [
     "PictureSource",
     "Sinusoid",
     "Source",
+    "Table",
+    "TaskTable",
     "divide",
 ]

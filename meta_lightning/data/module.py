@@ -1,8 +1,10 @@
 """The `LightningDataModule` that serves meta-batches."""
 
+import io
 import os
 import re
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -232,6 +234,17 @@ class EpisodicDataModule(LightningDataModule):
     def sample(self, stage: str) -> Task:
         """The first task of a stage as a meta-batch of one task, preprocessed for a net."""
         return self.on_after_batch_transfer(self.draw(_SPLITS_BY_STAGE[stage][0], torch.arange(1)), 0)
+
+    def preview(self, stage: str) -> Task:
+        """`sample` before `setup`: prepares the data, but neither compares splits nor says what is left out of them.
+
+        Raises:
+            ConfigError: If the data can't be read, or the episodes can't be drawn.
+        """
+        self.prepare_data()
+        with redirect_stdout(io.StringIO()):
+            self._check_shape(_SPLITS_BY_STAGE[stage][0])
+        return self.sample(stage)
 
     def small_sample(self, tasks: int) -> Task:
         """A meta-batch for checks: training tasks with as few examples as batch norm can do with, ready for a net."""

@@ -146,7 +146,7 @@ def build(recipe: Recipe, base: type[T], overrides: Mapping[str, Any] | None = N
     except (ArgumentError, ValueError) as error:
         raise ConfigError(f"{recipe['class_path']} can't be built again: {first_line(error)}") from error
     built = instantiate(parser, given)
-    # Its `vars` have other names for arguments such as `values`, which are its methods.
+    # Unlike `vars`, this has the names of arguments such as `values`, which are methods of a namespace, as they are.
     arguments = dict(built.object.items(branches=True, nested=False)) if "object" in built else {}
     return cls(**arguments, **recipe.get("dict_kwargs", {}), **overrides)
 

@@ -16,14 +16,14 @@ class MLP(nn.Sequential):
     ``activation="tanh"`` it is Reptile's.
 
     Args:
-        in_features: Width of the input.
+        in_features: Width of the input; the command line replaces null by the number of entries of an example.
         out_features: Width of the output. With null the net has no output layer and returns the last hidden layer; the
-            command line replaces null by ``data.ways``.
+            command line replaces null by ``data.ways``, or in regression by the width of the targets.
         hidden: Width of each hidden layer.
         activation: ``relu`` or ``tanh``.
 
     Raises:
-        ConfigError: If a width is below 1.
+        ConfigError: If a width is below 1, or the width of the input is not given.
 
     Example:
         >>> net = MLP(in_features=1, out_features=1, hidden=[40, 40])
@@ -33,11 +33,16 @@ class MLP(nn.Sequential):
 
     def __init__(
         self,
-        in_features: int,
+        in_features: int | None = None,
         out_features: int | None = None,
         hidden: Sequence[int] = (40, 40),
         activation: Literal["relu", "tanh"] = "relu",
     ) -> None:
+        if in_features is None:
+            raise ConfigError(
+                "net.in_features is not set; expected the number of entries of an example (the command line takes it "
+                "from the data)"
+            )
         widths = [in_features, *hidden]
         if min(widths) < 1:
             raise ConfigError(f"net.in_features and net.hidden are {widths}; expected widths of 1 or more")

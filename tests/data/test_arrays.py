@@ -296,7 +296,7 @@ def test_the_command_line_trains_on_arrays_of_unequal_classes(capsys):
     keep = np.r_[0:2, 6 : len(Y)]  # four examples of class 0 are missing
     saved(x=examples((20,))[keep], y=Y[keep])
     Path("own.yaml").write_text("""
-model: {class_path: ProtoNetModule, init_args: {net: {class_path: MLP, init_args: {in_features: 20, hidden: [8]}}}}
+model: {class_path: ProtoNetModule, init_args: {net: {class_path: MLP, init_args: {hidden: [8]}}}}
 data:
   source: {class_path: Arrays, init_args: {root: data.npz, scaling: standardise}}
   ways: 2

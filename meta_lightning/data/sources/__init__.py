@@ -11,6 +11,8 @@ from meta_lightning.data.sources.mini_imagenet import MiniImageNet
 from meta_lightning.data.sources.omniglot import Omniglot
 from meta_lightning.data.sources.picture_source import Collection, PictureSource
 from meta_lightning.data.sources.sinusoid import Sinusoid
+from meta_lightning.data.sources.table import Table
+from meta_lightning.data.sources.task_table import TaskTable
 
 __all__ = [
     "CIFARFS",
@@ -27,4 +29,6 @@ __all__ = [
     "PictureSource",
     "Sinusoid",
     "Source",
+    "Table",
+    "TaskTable",
 ]

@@ -8,33 +8,13 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from meta_lightning.console import notify, printable
+from meta_lightning.data.sources.drawing import Streams, assemble, take_rows
 from meta_lightning.errors import ConfigError
 from meta_lightning.functional import random
-from meta_lightning.types import EpisodeShape, Examples, Inputs, Task
+from meta_lightning.types import EpisodeShape, Inputs, Task
 
 # A message about classes that are left out names at most this many.
 _MAX_NAMES = 5
-
-
-class Streams(NamedTuple):
-    """The random keys of an episode's draws, int64, ``[tasks]`` each: folds 0 to 3 of the episode's key.
-
-    Attributes:
-        classes: For the choice of classes.
-        variants: For the variant of each class.
-        rows: For the choice of examples.
-        order: For the order of the queries.
-    """
-
-    classes: Tensor
-    variants: Tensor
-    rows: Tensor
-    order: Tensor
-
-    @classmethod
-    def of(cls, keys: Tensor) -> "Streams":
-        """The streams of episodes with these keys."""
-        return cls(*random.fold(keys[:, None], torch.arange(4)).unbind(1))
 
 
 class Members(NamedTuple):
@@ -115,7 +95,7 @@ class ClassTable:
         """Moves the examples to a device. Meta-batches are assembled there from then on."""
         if self._shared_rows is not None and device.type != "cpu":
             rows, self._shared_rows = self._shared_rows, None  # the rows of other splits stay where they are
-            self.x = tree_map(lambda tensor: _rows(tensor, rows), self.x)
+            self.x = tree_map(lambda tensor: take_rows(tensor, rows), self.x)
         self.x = tree_map(lambda tensor: tensor.to(device), self.x)
 
     def preprocess(self, x: Inputs) -> Inputs:
@@ -211,24 +191,9 @@ class ClassTable:
         return random.choose(keys, self.counts[classes], need)
 
     def _build(self, members: Members, shape: EpisodeShape, keys: Tensor, order: Tensor) -> Task:
-        ways = members.classes.shape[1]
         x = self.take(self._starts[members.classes][..., None] + members.rows, members.variants)
-        labels = torch.arange(ways)[None, :, None].expand_as(members.rows)
-        order = _query_order(order, ways, shape.queries)
-        tasks, examples = len(keys), shape.shots + shape.queries
-        # Each query's position among all examples of all tasks.
-        rows = order // shape.queries * examples + shape.shots + order % shape.queries
-        rows = (rows + torch.arange(tasks)[:, None] * (ways * examples)).flatten()
-
-        def support(tensor: Tensor) -> Tensor:
-            return tensor[:, :, : shape.shots].flatten(1, 2)
-
-        def query(tensor: Tensor) -> Tensor:
-            return _rows(tensor.flatten(0, 2), rows).view(tasks, -1, *tensor.shape[3:])
-
-        return Task(
-            Examples(tree_map(support, x), support(labels)), Examples(tree_map(query, x), query(labels)), keys, keys
-        )
+        labels = torch.arange(members.classes.shape[1])[None, :, None].expand_as(members.rows)
+        return assemble(x, labels, shape, keys, order)
 
     def take(self, positions: Tensor, variants: Tensor) -> Inputs:
         """The examples at these positions of the table, in the variants of their classes.
@@ -243,7 +208,9 @@ class ClassTable:
         rows = positions.flatten()
         if self._shared_rows is not None:
             rows = self._shared_rows[rows]
-        taken: Inputs = tree_map(lambda tensor: _rows(tensor, rows).view(*positions.shape, *tensor.shape[1:]), self.x)
+        taken: Inputs = tree_map(
+            lambda tensor: take_rows(tensor, rows).view(*positions.shape, *tensor.shape[1:]), self.x
+        )
         return taken
 
     def describe(self, keys: Tensor, shape: EpisodeShape) -> list[Any]:
@@ -334,18 +301,3 @@ def _problem(entries: list[tuple[Any, Any, Any]], shape: EpisodeShape, *, one_va
             return f"has an example of class {printable(name)} twice, so support and queries may share it"
         classes.add(name if one_variant else (name, variant))
     return "has a class twice" if len(classes) < len(entries) else None
-
-
-def _rows(tensor: Tensor, rows: Tensor) -> Tensor:
-    """The same as ``tensor[rows]``, but fifteen times as fast on a CPU."""
-    # Without `non_blocking`, the host would wait for the work that is queued on the device. The copy is safe although
-    # the memory is not pinned, because CUDA stages the numbers in a buffer of its own.
-    return tensor.index_select(0, rows.to(tensor.device, non_blocking=True))
-
-
-def _query_order(keys: Tensor, ways: int, queries: int) -> Tensor:
-    """The number of the query at each position, counted class by class, ``[tasks, ways * queries]``."""
-    total = ways * queries
-    classes = random.choose(keys, total, total) // queries  # the class at each position
-    positions = classes.argsort(dim=1, stable=True)  # the position of each query, counted class by class
-    return torch.empty_like(positions).scatter_(1, positions, torch.arange(total).expand_as(positions))
