@@ -50,7 +50,7 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
          "model.net: there is no class Convv4; expected one of MLP, Conv4, or the dotted path of a class"),
         (["--data.source=Nope"],
          "data.source: there is no class Nope; expected one of CIFARFS, FC100, Arrays, Folder, Glyphs, MiniImageNet, "
-         "Omniglot, Sinusoid, "
+         "Omniglot, Sinusoid, Table, "
          "or the dotted path of a class"),
         (['--model.net={"a.": 1}'], "'a.' is not a setting's name; expected names separated by single dots"),
         (['--data.source={"a.": 1}'], "'a.' is not a setting's name; expected names separated by single dots"),
@@ -151,7 +151,7 @@ def test_a_wrong_setting_is_named(
         ("inner_lr:", "inner_lrr:", "there is no key model.inner_lrr; did you mean model.inner_lr?"),
         ("  shots:", "  shotz:", "there is no key data.shotz; did you mean data.shots?"),
         ("trainer:", "trainr:", "there is no key trainr; did you mean trainer?"),
-        ("in_features: 1, ", "", "model.net lacks in_features; set it there or in --config"),
+        ("save_dir: logs, ", "", "trainer.logger lacks save_dir; set it there or in --config"),
         ("MAMLModule", "MAMLModul",
          "model: there is no class MAMLModul; expected one of "
          "MAMLModule, MetaSGDModule, ProtoNetModule, ReptileModule, or the dotted path of a class"),
