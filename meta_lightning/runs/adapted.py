@@ -183,12 +183,13 @@ class Adapted:
         """
         return build_reader(self.content["reader"])
 
-    def predict(self, inputs: Path | str | Inputs, batch_size: int = 64) -> Predictions:
+    def predict(self, inputs: Path | str | Inputs, batch_size: int = 64, ids: list[str] | None = None) -> Predictions:
         """Predicts new inputs. A prediction does not depend on the inputs that it is made together with.
 
         Args:
             inputs: A file or a folder that the reader reads; or prepared inputs, ``[inputs, *shape]``.
             batch_size: How many inputs the net gets at once.
+            ids: What identifies prepared inputs; None for their numbers.
 
         Raises:
             ConfigError: If the inputs can't be read, or are not as those of the support set.
@@ -197,7 +198,7 @@ class Adapted:
             read = self.reader.read(Path(inputs), labelled=False)
             x, ids = read.x, read.ids
         else:
-            x, ids = inputs, [*map(str, range(count_examples(inputs)))]
+            x, ids = inputs, ids or [*map(str, range(count_examples(inputs)))]
         values = predict_batches(self.net, x, batch_size, {name: part["shape"] for name, part in self.parts.items()})
         finite = values.isfinite().all(1)
         if not bool(finite.all()):
